@@ -1,0 +1,201 @@
+"""One frozen settings model, read from YAML, overridden by the environment (`DCDR_DRAIN__DEADLINE=PT3M`).
+
+Secrets are file paths: no password ever stands in the settings, a workflow input or a history. The Temporal
+connection uses Temporal's own profile (`temporalio.envconfig`) and is not repeated here.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dcdr.errors import MisconfiguredError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+HostPort = Annotated[str, StringConstraints(pattern=r"^[^\s,:/]+:\d{1,5}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Credentials(_Section):
+    """A SASL/PLAIN user; the password is the content of a file, without the final newline."""
+
+    username: str
+    password_file: Path
+
+
+class KafkaSettings(_Section):
+    """How this service reaches one data center's Kafka cluster.
+
+    `admin` is a super user; `canary` is an ordinary principal with WRITE on `canary_topic` and READ on the group
+    of the same name: what the fence does to it, it does to every user.
+    """
+
+    bootstrap: Annotated[tuple[HostPort, ...], Field(min_length=1)]
+    security_protocol: Literal["SASL_PLAINTEXT", "PLAINTEXT"] = "SASL_PLAINTEXT"
+    admin: Credentials
+    canary: Credentials
+    canary_topic: str = "dcdr-canary.internal"
+    ledger_topic: str = "dcdr-ledger.internal"
+
+
+class ConnectSettings(_Section):
+    """One data center's Connect cluster, the one that runs the mirror *towards* this data center."""
+
+    url: str
+    group_id: str
+    offsets_topic: str = "connect-offsets.internal"
+    internal_topics: tuple[str, ...] = (
+        "connect-configs.internal",
+        "connect-offsets.internal",
+        "connect-status.internal",
+    )
+    credentials: Credentials | None = None
+
+
+class MemberSettings(_Section):
+    """A data-bearing data center. `endpoint` is what clients bootstrap from: addresses as the EndpointSlice holds them."""
+
+    kafka: KafkaSettings
+    connect: ConnectSettings
+    endpoint: Annotated[tuple[HostPort, ...], Field(min_length=1)]
+
+
+class EtcdSettings(_Section):
+    """The lease store: all members' client endpoints; keys live under `prefix`."""
+
+    endpoints: Annotated[tuple[HostPort, ...], Field(min_length=1)]
+    prefix: str = "/dcdr"
+    request_timeout: timedelta = timedelta(seconds=2)
+
+
+class KubernetesEndpointSettings(_Section):
+    """The bootstrap endpoint: a selectorless Service whose EndpointSlice this service rewrites."""
+
+    api_server: str
+    ca_file: Path | None = None
+    token_file: Path | None = None
+    namespace: str = "default"
+    service: str = "kafka"
+    endpoint_slice: str = "kafka-dcdr"
+    port_name: str = "kafka"
+    request_timeout: timedelta = timedelta(seconds=5)
+
+
+class MirrorSettings(_Section):
+    """Connector names; `{source}` and `{target}` are data center names."""
+
+    source_connector: str = "mm2-source.{source}-to-{target}"
+    checkpoint_connector: str = "mm2-checkpoint.{source}-to-{target}"
+    heartbeat_connector: str = "mm2-heartbeat.{source}-to-{target}"
+
+
+class GroupSettings(_Section):
+    """Consumer groups to carry over: all, except names that match `exclude` fully (regular expressions)."""
+
+    exclude: tuple[str, ...] = (r"connect-.*", r"__.*", r"dcdr-.*")
+
+
+class ScopeSettings(_Section):
+    """What fails over together: exactly two members, any number of arbiters."""
+
+    members: dict[Name, MemberSettings]
+    arbiters: tuple[Name, ...] = ()
+    store: EtcdSettings
+    endpoint: KubernetesEndpointSettings
+    fence: Literal["acl"] = "acl"
+    mirror: MirrorSettings = MirrorSettings()
+    groups: GroupSettings = GroupSettings()
+
+    @model_validator(mode="after")
+    def _two_members(self) -> Self:
+        if len(self.members) != 2:
+            raise ValueError(
+                f"a scope has exactly two members, this one has {len(self.members)} ({', '.join(self.members) or 'none'}); "
+                "three data-bearing data centers are not supported: split the scope, or make the third an arbiter"
+            )
+        both = set(self.members) & set(self.arbiters)
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))} cannot be a member and an arbiter at once")
+        return self
+
+
+class DrainSettings(_Section):
+    """Deadlines and limits of a drained switchover."""
+
+    deadline: timedelta = timedelta(seconds=60)
+    """From the closing of the fence until the drain is proven; past it the source is opened again."""
+    operation_deadline: timedelta = timedelta(minutes=5)
+    """From the intent until the handover; past it anybody who finds the operation may undo it."""
+    quiet: timedelta = timedelta(milliseconds=50)
+    """Two looks at the source's ends, this far apart, must agree (design, section 9)."""
+    entry_lag_limit: Annotated[int, Field(ge=0)] = 10_000
+    """Records the mirror may be behind when a switchover starts; above it, preflight refuses."""
+    lagging_group_budget: Annotated[int, Field(ge=0)] = 20_000
+    """Records read per partition to place a lagging group exactly; beyond it MM2's value is taken and said so."""
+
+
+class Settings(BaseSettings):
+    """Everything `worker` and `starter` are told from outside."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="DCDR_", env_nested_delimiter="__")
+
+    scopes: dict[Name, ScopeSettings]
+    drain: DrainSettings = DrainSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Read `path` (YAML), then let the environment override single values.
+
+        Raises: MisconfiguredError with the path, the place in the file and what is wrong with it.
+        """
+        try:
+            document = yaml.safe_load(path.read_text()) or {}
+        except OSError as error:
+            raise MisconfiguredError(
+                f"cannot read settings {path}: {error.strerror}; pass --settings or set DCDR_SETTINGS"
+            ) from error
+        except yaml.YAMLError as error:
+            raise MisconfiguredError(f"{path} is not YAML: {error}") from error
+        if not isinstance(document, dict):
+            raise MisconfiguredError(f"{path}: expected a mapping with the key `scopes` at the top")
+        try:
+            return cls(**document)
+        except ValidationError as error:
+            raise MisconfiguredError(_readable(path, error)) from error
+
+
+def settings_path(given: Path | None) -> Path:
+    """The settings file to read: the one given, else `DCDR_SETTINGS`."""
+    if given is not None:
+        return given
+    if named := os.environ.get("DCDR_SETTINGS"):
+        return Path(named)
+    raise MisconfiguredError("no settings file: pass --settings FILE or set DCDR_SETTINGS")
+
+
+def _readable(path: Path, error: ValidationError) -> str:
+    def line(item: Any) -> str:
+        place = ".".join(str(part) for part in item["loc"]) or "top level"
+        return f"  {place}: {item['msg']}"
+
+    return "\n".join([f"{path} is not a valid settings file:", *(line(item) for item in error.errors())])
