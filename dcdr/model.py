@@ -1,0 +1,436 @@
+"""The nouns. Everything that crosses a wire (workflow payload, etcd, ledger topic) is a frozen pydantic model here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+ScopeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+DataCenterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class Message(BaseModel):
+    """Base of what travels: frozen, unknown keys refused, so that a typo in a hand-written JSON is heard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic; sorts by topic, then number."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+# --- requests and plans ---------------------------------------------------------------------------------------------
+
+
+class SwitchoverRequest(Message):
+    """What a person asks for; one flat JSON object, so that the Temporal UI's form and `--input` can carry it."""
+
+    scope: ScopeName
+    target: DataCenterName
+    reason: Annotated[str, StringConstraints(max_length=400)] = ""
+    requested_by: Annotated[str, StringConstraints(max_length=100)] = ""
+    dry_run: bool = False
+    """Preflight and plan only: nothing is changed."""
+
+
+class RecoveryRequest(Message):
+    """Finish or undo whatever operation the scope's lease still names."""
+
+    scope: ScopeName
+    requested_by: Annotated[str, StringConstraints(max_length=100)] = ""
+
+
+class Mirror(Message):
+    """One direction of mirroring; it runs on the target's Connect cluster."""
+
+    source: DataCenterName
+    target: DataCenterName
+    source_connector: str
+    checkpoint_connector: str
+    heartbeat_connector: str
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target}"
+
+
+class Timing(Message):
+    """Waiting times of one operation, taken from the settings when it was planned."""
+
+    drain_deadline: timedelta
+    operation_deadline: timedelta
+    quiet: timedelta
+    lagging_group_budget: int
+
+
+class Operation(Message):
+    """Who acts: every step carries it, and a target or a record that has moved on refuses it.
+
+    `epoch` is the epoch the operation started from; the handover makes it `epoch + 1`.
+    """
+
+    scope: ScopeName
+    id: str
+    epoch: int
+    source: DataCenterName
+    target: DataCenterName
+
+
+class SwitchoverPlan(Message):
+    """What a switchover will do, decided once by `plan_switchover`; the workflow carries it from step to step."""
+
+    operation: Operation
+    retiring: Mirror
+    standing: Mirror
+    timing: Timing
+    topics: int
+    partitions: int
+    left_out: tuple[str, ...]
+    """Topics that are not mirrored: internal ones, by exact name or the `.internal` ending."""
+    groups: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+# --- lease ----------------------------------------------------------------------------------------------------------
+
+
+class Phase(StrEnum):
+    """ACQUIRED: taken over, not open yet. OPEN: the holder's users may write. DRAINING: a switchover is under way."""
+
+    ACQUIRED = "ACQUIRED"
+    OPEN = "OPEN"
+    DRAINING = "DRAINING"
+
+
+class LeaseRecord(Message):
+    """Who may be written to. Changed by compare-and-swap only; see `dcdr.lease` for the transitions allowed.
+
+    `op_id` names the unfinished operation, whatever the phase says. `deadline` is for whoever finds it left behind.
+    `ledger` is the digest of the ledger entry the handover named: from then on only that entry counts.
+    """
+
+    scope: ScopeName
+    holder: DataCenterName
+    epoch: Annotated[int, Field(ge=1, lt=2**62)]
+    seq: Annotated[int, Field(ge=0)] = 0
+    phase: Phase = Phase.OPEN
+    op_id: str | None = None
+    op_source: DataCenterName | None = None
+    op_target: DataCenterName | None = None
+    deadline: datetime | None = None
+    ledger: str | None = None
+
+    @property
+    def operation(self) -> Operation | None:
+        """The unfinished operation this record names, with the epoch it started from."""
+        if self.op_id is None or self.op_source is None or self.op_target is None:
+            return None
+        moved = self.holder == self.op_target
+        return Operation(
+            scope=self.scope,
+            id=self.op_id,
+            epoch=self.epoch - 1 if moved else self.epoch,
+            source=self.op_source,
+            target=self.op_target,
+        )
+
+
+class StoredLease(NamedTuple):
+    """A record and the revision it was read at: the token of the next compare-and-swap."""
+
+    record: LeaseRecord
+    revision: int
+
+
+# --- Kafka ----------------------------------------------------------------------------------------------------------
+
+
+class Topic(NamedTuple):
+    """`topic_id` is Kafka's UUID as text; `config` holds the effective values the preflight looks at."""
+
+    name: str
+    topic_id: str
+    partitions: int
+    config: Mapping[str, str] = {}
+
+
+class LogEnds(NamedTuple):
+    """Offsets of one partition as its leader knows them.
+
+    `start`: first offset kept; `leo`: next offset to be written; `hw`: first offset not yet on all in-sync replicas;
+    `lso`: first offset of an open transaction, else `hw`; `leader_epoch`: -1 where the broker does not tell.
+    """
+
+    start: int
+    leo: int
+    hw: int
+    lso: int
+    leader_epoch: int = -1
+
+    @property
+    def settled(self) -> bool:
+        return self.leo == self.hw == self.lso
+
+
+class OffsetRange(NamedTuple):
+    """Offsets `[first, end)`."""
+
+    first: int
+    end: int
+
+
+class RecordDigest(NamedTuple):
+    """A visible record: its offset, and a digest over key, value, headers and timestamp (not the offset)."""
+
+    offset: int
+    digest: bytes
+
+
+class VisibleRecords(NamedTuple):
+    """The records a read_committed consumer sees in a range, lowest offsets first.
+
+    `complete` is False when the read stopped at the limit, or before the end of the range (an open transaction).
+    """
+
+    records: tuple[RecordDigest, ...]
+    complete: bool
+
+
+class Gate(StrEnum):
+    """What one broker answered the canary. UNKNOWN is never taken for CLOSED."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+
+
+class FenceRules(NamedTuple):
+    """What stands in a cluster's authorizer: the users' DENY rules, and the groups' one."""
+
+    authorizer: bool
+    default_deny: bool
+    """`allow.everyone.if.no.acl.found` is false."""
+    users_denied: bool
+    groups_denied: bool
+    super_users: frozenset[str] = frozenset()
+
+
+class OpenTransaction(NamedTuple):
+    """A transaction that has begun and neither committed nor aborted."""
+
+    transactional_id: str
+    producer_id: int
+    state: str
+    partitions: tuple[TopicPartition, ...]
+
+
+class GroupKind(StrEnum):
+    """CONSUMER covers classic and KIP-848 consumer groups; the others cannot be carried over from here."""
+
+    CONSUMER = "consumer"
+    SHARE = "share"
+    STREAMS = "streams"
+    OTHER = "other"
+
+
+class GroupInfo(NamedTuple):
+    """A group as its coordinator describes it."""
+
+    name: str
+    kind: GroupKind
+    state: str
+    members: int
+
+
+class CommittedOffset(NamedTuple):
+    """A committed position: the next offset to read, and the application's own metadata string."""
+
+    offset: int
+    metadata: str = ""
+
+
+# --- Connect --------------------------------------------------------------------------------------------------------
+
+
+class ConnectorState(StrEnum):
+    """Connect's own words."""
+
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+    UNASSIGNED = "UNASSIGNED"
+    RESTARTING = "RESTARTING"
+
+
+class Connector(NamedTuple):
+    """A connector: its target state, its tasks' states, its configuration (secrets as Connect's own references)."""
+
+    name: str
+    state: ConnectorState
+    tasks: tuple[ConnectorState, ...]
+    config: Mapping[str, str]
+    trace: str = ""
+
+    @property
+    def running(self) -> bool:
+        states = (self.state, *self.tasks)
+        return bool(self.tasks) and all(state is ConnectorState.RUNNING for state in states)
+
+    @property
+    def stopped(self) -> bool:
+        return self.state is ConnectorState.STOPPED and not self.tasks
+
+
+# --- ledger ---------------------------------------------------------------------------------------------------------
+
+
+class EntryRef(Message):
+    """A ledger entry by key and content: `key` ends with the digest, so that two attempts never write over each other."""
+
+    key: str
+    digest: str
+
+
+class CutRow(Message):
+    """One source partition at the cut: `end` is LEO = HW = LSO there. `mirrored` (M) is the offset of the last record
+    the mirror copied, None where it never copied one. `target_end` is LSO = HW = LEO on the target."""
+
+    topic: str
+    partition: int
+    topic_id: str
+    start: int
+    end: int
+    leader_epoch: int = -1
+    mirrored: int | None = None
+    target_topic_id: str | None = None
+    target_end: int | None = None
+
+
+class Cut(Message):
+    """All source partitions at one moment, with the operation that looked."""
+
+    operation: Operation
+    taken_at: datetime
+    rows: tuple[CutRow, ...]
+    complete: bool = False
+    """True once every row holds its proof (M, target end): this is the entry the handover names."""
+
+    @property
+    def by_partition(self) -> dict[TopicPartition, CutRow]:
+        return {TopicPartition(row.topic, row.partition): row for row in self.rows}
+
+    def body(self) -> bytes:
+        return self.model_dump_json(exclude_defaults=False).encode()
+
+    def reference(self) -> EntryRef:
+        digest = hashlib.sha256(self.body()).hexdigest()
+        kind = "ledger" if self.complete else "cut"
+        return EntryRef(key=f"{self.operation.scope}/{self.operation.id}/{kind}/{digest}", digest=digest)
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self:
+        return cls.model_validate_json(body)
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+class StepState(StrEnum):
+    PENDING = "pending"
+    NOW = "NOW"
+    DONE = "done"
+    SKIPPED = "skipped"
+    UNDONE = "undone"
+    FAILED = "failed"
+
+
+class StepReport(Message):
+    """One step as it happened. `duration` is measured by the workflow, so it holds Temporal's own share too;
+    `effect` is what the activity itself took."""
+
+    name: str
+    title: str
+    state: StepState
+    started: datetime | None = None
+    duration: timedelta | None = None
+    effect: timedelta | None = None
+    note: str = ""
+    in_outage: bool = False
+
+
+class GroupVerdict(StrEnum):
+    """EXACT: resumes at the same record. APPROXIMATE: MM2's value, re-reads at most `bound` records. SKIPPED: not carried."""
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    SKIPPED = "skipped"
+
+
+class GroupResult(Message):
+    """One consumer group after the carry-over."""
+
+    group: str
+    verdict: GroupVerdict
+    partitions: int
+    lag: int = 0
+    bound: int = 0
+    """Records that may be read twice; 0 when exact."""
+    note: str = ""
+
+
+class Outcome(StrEnum):
+    """Never "unknown": an operation ends as done or as before."""
+
+    DONE = "done"
+    ALREADY = "already active"
+    AS_BEFORE = "as before"
+    PLANNED = "planned only"
+
+
+class TailRow(Message):
+    """Records accepted on the old active after the cut: offsets `[first, end)` of one partition, never silent."""
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+
+
+class TransitionReport(Message):
+    """What an operation did, for people and for the checker. Tables per partition stay in the ledger topic."""
+
+    scope: ScopeName
+    operation_id: str
+    source: DataCenterName
+    target: DataCenterName
+    outcome: Outcome
+    epoch: int
+    active: DataCenterName
+    why: str = ""
+    ledger: EntryRef | None = None
+    topics: int = 0
+    partitions: int = 0
+    records_at_cut: int = 0
+    groups: tuple[GroupResult, ...] = ()
+    transactions_fenced: tuple[str, ...] = ()
+    tail: tuple[TailRow, ...] = ()
+    producers_left: int = 0
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    outage: timedelta | None = None
+    """From the confirmed closing on the source to the flip, by the activities' own clocks; what producers felt is
+    measured by the load generator."""
+    recovered: tuple[str, ...] = ()
+    """Operations left behind that this run finished or undid first."""
+    steps: tuple[StepReport, ...] = ()

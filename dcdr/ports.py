@@ -1,0 +1,232 @@
+"""What the core needs from the world, as Protocols. Adapters implement them; `adapters.memory` is a faithful stand-in.
+
+Every method may raise `UnreachableError` (no answer in time; whether it took effect is unknown) and, where it writes,
+`ConflictError`. Every write is idempotent: called twice, the end state is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from dcdr.model import (
+    CommittedOffset,
+    Connector,
+    FenceRules,
+    Gate,
+    GroupInfo,
+    LeaseRecord,
+    LogEnds,
+    OffsetRange,
+    OpenTransaction,
+    StoredLease,
+    Timing,
+    Topic,
+    TopicPartition,
+    VisibleRecords,
+)
+
+
+class LeaseStore(Protocol):
+    """The record that says which data center may be written to. A committed compare-and-swap is the only proof."""
+
+    async def read(self, scope: str) -> StoredLease | None:
+        """Linearizable read; None where no record exists (it is never created by itself)."""
+
+    async def swap(self, expected: StoredLease, record: LeaseRecord) -> StoredLease:
+        """Write `record` if the stored revision is still `expected.revision`.
+
+        Raises: ConflictError when somebody wrote in between (also when it was our own lost answer: read to find out).
+        """
+
+    async def bootstrap(self, record: LeaseRecord) -> StoredLease:
+        """Create the record; an operator's act. Raises: ConflictError when one exists."""
+
+
+class ProduceFence(Protocol):
+    """The users' two gates of one cluster: producing (and topic changes), and group commits."""
+
+    async def rules(self) -> FenceRules:
+        """What stands in the authorizer now, read from the cluster."""
+
+    async def close_users(self) -> None:
+        """Deny every ordinary principal WRITE, CREATE, DELETE and ALTER on every topic."""
+
+    async def open_users(self) -> None:
+        """Remove exactly what `close_users` added."""
+
+    async def users_gates(self) -> Mapping[int, Gate]:
+        """Ask *every* broker by effect: the canary produces to the partition it leads. Keyed by broker id.
+
+        A broker that gave no answer is UNKNOWN.
+        """
+
+    async def freeze_groups(self) -> None:
+        """Deny every ordinary principal READ on every group: no commit, no join, no offset fetch."""
+
+    async def thaw_groups(self) -> None:
+        """Remove exactly what `freeze_groups` added."""
+
+    async def group_gates(self) -> Mapping[int, Gate]:
+        """Ask every broker by effect: a commit of the canary's group is refused for its authorization, or not."""
+
+
+class Logs(Protocol):
+    """One cluster's topics and logs, read from the partition leaders."""
+
+    async def brokers(self) -> tuple[int, ...]:
+        """Ids of the brokers that are registered and not fenced, sorted."""
+
+    async def topics(self, *, configs: bool = False) -> Mapping[str, Topic]:
+        """All topics, internal ones included. `configs=True` adds the effective configuration (slower)."""
+
+    async def ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, LogEnds]:
+        """Start, LEO (ListOffsets with replica id -2), HW and LSO of each partition, from its leader."""
+
+    async def visible(
+        self, ranges: Mapping[TopicPartition, OffsetRange], limit: int
+    ) -> Mapping[TopicPartition, VisibleRecords]:
+        """What a read_committed consumer sees in each range: data records only, aborted ones left out.
+
+        Reads at most `limit` records a partition; `limit=1` answers "is there any?".
+        """
+
+    async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Number of producers with a live sequence whose last write is younger than a minute."""
+
+
+class Transactions(Protocol):
+    """One cluster's transaction coordinator."""
+
+    async def open(self) -> tuple[OpenTransaction, ...]:
+        """Transactions that have begun and not ended, of all principals (the mirror's too)."""
+
+    async def fence(self, transactional_ids: Collection[str]) -> None:
+        """Take over each id with InitProducerId: an open transaction is aborted, its producer can never write again."""
+
+
+class ConsumerGroups(Protocol):
+    """One cluster's groups and their committed offsets."""
+
+    async def groups(self) -> tuple[GroupInfo, ...]:
+        """All groups of all kinds."""
+
+    async def committed(self, groups: Collection[str]) -> Mapping[str, Mapping[TopicPartition, CommittedOffset]]:
+        """Committed positions; a group without any has an empty mapping."""
+
+    async def write(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Commit for a group without members, without leader epochs.
+
+        Raises: ConflictError when the group has members on this cluster.
+        """
+
+
+class Ledger(Protocol):
+    """One cluster's compacted ledger topic."""
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Durable (acks=all) on return."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The latest body under this key, read to the end of the topic as of the call."""
+
+    async def find(self, prefix: str) -> Mapping[str, bytes]:
+        """All entries whose key starts with `prefix`, read to the end of the topic as of the call."""
+
+
+class MirrorControl(Protocol):
+    """One Connect cluster over REST. 409 while it rebalances is a ConflictError."""
+
+    async def connectors(self) -> Mapping[str, Connector]:
+        """All connectors with state, tasks and configuration."""
+
+    async def stop(self, connector: str) -> None:
+        """Ask for STOPPED; returns when the request is accepted, not when the tasks have ended."""
+
+    async def resume(self, connector: str) -> None:
+        """Ask for RUNNING; returns when the request is accepted."""
+
+    async def restart(self, connector: str, *, only_failed: bool) -> None:
+        """Restart the connector and its tasks."""
+
+    async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
+        """Stored source offsets: of the last copied record, not of the next one."""
+
+    async def seed(self, connector: str, offsets: Mapping[TopicPartition, int | None], *, source: str) -> None:
+        """Overwrite stored offsets of a STOPPED connector; None forgets one (it then starts at the beginning).
+
+        `source` is the cluster alias, part of the stored key.
+        """
+
+
+class MirrorPositions(Protocol):
+    """A warm, read_committed tail of one Connect cluster's offsets topic: the same answer as `MirrorControl.offsets`, at once."""
+
+    async def current(self, connector: str) -> Mapping[TopicPartition, int]:
+        """Stored offsets as of the call or later: the tail has read to the topic's end as it was when we were called."""
+
+
+@dataclass(frozen=True)
+class EndpointView:
+    """Where clients are sent: the member whose addresses the endpoint holds (None: neither's), and the epoch written there."""
+
+    dc: str | None
+    epoch: int
+
+
+class Endpoint(Protocol):
+    """What clients bootstrap from."""
+
+    async def read(self) -> EndpointView:
+        """The target as it stands."""
+
+    async def flip(self, dc: str, epoch: int) -> None:
+        """Point clients at `dc`. Raises: SupersededError when the endpoint carries a later epoch already."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One data-bearing data center, as the operator reaches it."""
+
+    name: str
+    fence: ProduceFence
+    logs: Logs
+    transactions: Transactions
+    groups: ConsumerGroups
+    ledger: Ledger
+    connect: MirrorControl
+    positions: MirrorPositions
+    connect_group_id: str
+    reserved_topics: frozenset[str]
+    """Topics that must never cross: this Connect's internal ones, the canary, the ledger."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Everything that fails over together, with the names and limits its settings gave."""
+
+    name: str
+    members: Mapping[str, Member]
+    arbiters: tuple[str, ...]
+    lease: LeaseStore
+    endpoint: Endpoint
+    timing: Timing
+    entry_lag_limit: int
+    group_exclude: tuple[str, ...]
+    source_connector: str
+    checkpoint_connector: str
+    heartbeat_connector: str
+
+    def member(self, name: str) -> Member:
+        return self.members[name]
+
+
+class Directory(Protocol):
+    """The scopes this worker serves."""
+
+    def scope(self, name: str) -> Scope:
+        """Raises: InvalidRequestError with the known names when there is no such scope."""
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all scopes, sorted."""
