@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -125,17 +125,18 @@ def ensure(parts: Collection[Part | str] | None = None, progress: Progress | Non
     with_go = [part for part in GO_PROGRAMS if part in missing]
     stop = threading.Event()
 
-    def work(parts: list[Part]) -> None:
+    def work(parts: Sequence[Part]) -> None:
         for part in parts:
             _deliver(part, say, stop)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         running = [pool.submit(work, with_maven), pool.submit(work, with_go)]
         try:
-            for done in running:
-                done.result()
+            done, _ = wait(running, return_when=FIRST_EXCEPTION)
+            for one in done:
+                one.result()
         finally:
-            stop.set()
+            stop.set()  # on a failure or Ctrl-C the other lane has nothing left to work for
     return toolchain
 
 
@@ -241,7 +242,7 @@ class _Build:
     def _maven(self) -> None:
         maven = _need("mvn", "Maven 3.8 or later")
         jars = self._scratch / "jars"
-        command = [maven, "-B", "-f", self._recipe / "pom.xml", *MAVEN_GOALS, f"-DoutputDirectory={jars}"]
+        command = [maven, "-B", "-f", str(self._recipe / "pom.xml"), *MAVEN_GOALS, f"-DoutputDirectory={jars}"]
         self._execute(command, r"^Downloaded from ", "{} files downloaded")
         verify_jars(jars, self._recipe / "jars.sha256")
 
@@ -254,12 +255,12 @@ class _Build:
         to_compile = [go, "list", *GO_FLAGS, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", program.package]
         total = len(self._execute(to_compile, "^go: downloading ", "{} modules downloaded").split())
         self._execute(
-            [go, "build", "-v", *GO_FLAGS, "-ldflags", linker, "-o", self._scratch / self.part, program.package],
+            [go, "build", "-v", *GO_FLAGS, "-ldflags", linker, "-o", str(self._scratch / self.part), program.package],
             r"^[^\s:]+$",
             f"{{}} of {total} packages compiled",
         )
 
-    def _execute(self, command: Sequence[Path | str], counted: str, saying: str) -> str:
+    def _execute(self, command: Sequence[str], counted: str, saying: str) -> str:
         """Run a tool to its end and return its standard output.
 
         Args:
@@ -269,7 +270,7 @@ class _Build:
         with self.log.open("ab+") as log, tempfile.TemporaryFile() as output:
             # Builds give way to whatever else runs: `make` starts them beside its short steps.
             with subprocess.Popen(
-                ["nice", "-n", "5", *map(str, command)],
+                ["nice", "-n", "5", *command],
                 cwd=self._recipe,
                 env=os.environ | {"CGO_ENABLED": "0", "GOWORK": "off"},
                 stdin=subprocess.DEVNULL,
@@ -304,10 +305,10 @@ class _Build:
                 text = self.log.read_bytes()[seen:].decode(errors="replace")
                 self._say(f"{self.part}: {saying.format(len(counted.findall(text)))}, {now - self._started:.0f} s")
 
-    def _failure(self, command: Sequence[Path | str]) -> str:
+    def _failure(self, command: Sequence[str]) -> str:
         tail = "\n".join(f"    {line}" for line in self.log.read_text(errors="replace").splitlines()[-15:])
         return (
-            f"{self.part}: {' '.join(map(str, command[:3]))} failed:\n{tail}\n"
+            f"{self.part}: {' '.join(command[:3])} failed:\n{tail}\n"
             f"The whole log: {self.log}\nRun it again when that is mended: what was downloaded or compiled is kept."
         )
 
@@ -332,7 +333,7 @@ def lock_jars() -> None:
     """Write `kafka/jars.sha256` from what the pom resolves to now (for `make lock`)."""
     recipe = _recipe_folder(Part.KAFKA)
     with tempfile.TemporaryDirectory() as folder:
-        maven = str(_need("mvn", "Maven 3.8 or later"))
+        maven = _need("mvn", "Maven 3.8 or later")
         command = [maven, "-B", "-q", "-f", str(recipe / "pom.xml"), *MAVEN_GOALS, f"-DoutputDirectory={folder}"]
         subprocess.run(command, check=True, timeout=BUILD_DEADLINE_S)
         jars = sorted(Path(folder).glob("*.jar"))
@@ -340,11 +341,12 @@ def lock_jars() -> None:
     (recipe / "jars.sha256").write_text("".join(lines))
 
 
-def _need(tool: str, what: str, path: Path | None = None) -> Path:
+def _need(tool: str, what: str, path: Path | None = None) -> str:
+    """Find a tool on the PATH, or at `path`."""
     found = shutil.which(path or tool)
     if found is None:
         raise ToolchainError(f"{tool} was not found: install {what} and put it on the PATH (see `make setup`)")
-    return Path(found)
+    return found
 
 
 def _say_on_stderr(line: str) -> None:
