@@ -296,7 +296,7 @@ class Connector(NamedTuple):
 
 
 class EntryRef(Message):
-    """A ledger entry by key and content: `key` ends with the digest, so that two attempts never write over each other."""
+    """A ledger entry by key and content: `key` ends with the digest, so two attempts never overwrite each other."""
 
     key: str
     digest: str
@@ -370,7 +370,7 @@ class StepReport(Message):
 
 
 class GroupVerdict(StrEnum):
-    """EXACT: resumes at the same record. APPROXIMATE: MM2's value, re-reads at most `bound` records. SKIPPED: not carried."""
+    """EXACT: the same record comes next. APPROXIMATE: re-reads at most `bound` records. SKIPPED: not carried."""
 
     EXACT = "exact"
     APPROXIMATE = "approximate"

@@ -161,15 +161,15 @@ class MirrorControl(Protocol):
 
 
 class MirrorPositions(Protocol):
-    """A warm, read_committed tail of one Connect cluster's offsets topic: the same answer as `MirrorControl.offsets`, at once."""
+    """A warm, read_committed tail of one Connect cluster's offsets topic: what `MirrorControl.offsets` says, at once."""
 
     async def current(self, connector: str) -> Mapping[TopicPartition, int]:
-        """Stored offsets as of the call or later: the tail has read to the topic's end as it was when we were called."""
+        """Stored offsets as of the call or later: the tail has read to the end the topic had at the call."""
 
 
 @dataclass(frozen=True)
 class EndpointView:
-    """Where clients are sent: the member whose addresses the endpoint holds (None: neither's), and the epoch written there."""
+    """Where clients are sent: the member whose addresses the endpoint holds (None: neither's), and its epoch."""
 
     dc: str | None
     epoch: int

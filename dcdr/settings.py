@@ -62,7 +62,7 @@ class ConnectSettings(_Section):
 
 
 class MemberSettings(_Section):
-    """A data-bearing data center. `endpoint` is what clients bootstrap from: addresses as the EndpointSlice holds them."""
+    """A data-bearing data center. `endpoint` is what clients bootstrap from: as the EndpointSlice holds it."""
 
     kafka: KafkaSettings
     connect: ConnectSettings
@@ -119,7 +119,7 @@ class ScopeSettings(_Section):
     def _two_members(self) -> Self:
         if len(self.members) != 2:
             raise ValueError(
-                f"a scope has exactly two members, this one has {len(self.members)} ({', '.join(self.members) or 'none'}); "
+                f"a scope has exactly two members, not {len(self.members)} ({', '.join(self.members) or 'none'}); "
                 "three data-bearing data centers are not supported: split the scope, or make the third an arbiter"
             )
         both = set(self.members) & set(self.arbiters)

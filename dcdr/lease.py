@@ -1,0 +1,132 @@
+"""The lease record's transitions, as pure functions: what may follow what.
+
+    OPEN(A) --begin--> DRAINING(A, op) --hand_over--> OPEN(B, epoch + 1, op) --finish--> OPEN(B)
+                            |
+                            +--reopen--> OPEN(A, op) --finish--> OPEN(A)
+
+The handover is the point of no return. `reopen` and `hand_over` both start from DRAINING under the same operation id,
+so of a late handover and an early undo exactly one can win. The operation id is cleared last: an id without a run is an
+unfinished operation, whatever the phase says.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from dcdr.errors import PlanRefusedError, SupersededError
+from dcdr.model import LeaseRecord, Operation, Phase
+
+
+class Standing(StrEnum):
+    """Where an operation stands, judged from the record alone."""
+
+    NOT_BEGUN = "not begun"
+    DRAINING = "draining"
+    MOVED = "moved"
+    """The handover committed: only forward."""
+    REOPENED = "reopened"
+    """The undo committed: the source is the active side again."""
+    OVER = "over"
+    """The record names no operation, or another one: this operation may do nothing any more."""
+
+
+def standing(record: LeaseRecord, operation: Operation) -> Standing:
+    """Where `operation` stands according to `record`."""
+    if record.op_id != operation.id:
+        untouched = record.op_id is None and record.holder == operation.source and record.epoch == operation.epoch
+        return Standing.NOT_BEGUN if untouched and record.phase is Phase.OPEN else Standing.OVER
+    if record.holder == operation.target and record.epoch == operation.epoch + 1:
+        return Standing.MOVED
+    if record.holder == operation.source and record.epoch == operation.epoch:
+        return Standing.DRAINING if record.phase is Phase.DRAINING else Standing.REOPENED
+    return Standing.OVER
+
+
+def require(record: LeaseRecord, operation: Operation, *allowed: Standing) -> Standing:
+    """Return the standing if it is one of `allowed`.
+
+    Raises: SupersededError naming what the record says now.
+    """
+    found = standing(record, operation)
+    if found in allowed:
+        return found
+    raise SupersededError(
+        f"operation {operation.id} of scope {operation.scope} is {found.value}: the lease names {record.holder}, "
+        f"epoch {record.epoch}, phase {record.phase.value}, operation {record.op_id or 'none'}; "
+        "this attempt came too late and leaves things to the operation that owns the lease"
+    )
+
+
+def users_may_write(record: LeaseRecord, dc: str) -> bool:
+    """Whether `dc`'s users' gate belongs open by this record; what a late attempt restores."""
+    return record.holder == dc and record.phase is Phase.OPEN
+
+
+def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> LeaseRecord:
+    """OPEN -> DRAINING under `operation`. The same operation again: unchanged.
+
+    Raises: PlanRefusedError when the record is not open under the operation's source and epoch.
+    """
+    found = standing(record, operation)
+    if found is Standing.DRAINING:
+        return record
+    if found is not Standing.NOT_BEGUN:
+        raise PlanRefusedError(
+            f"cannot begin: the lease of {operation.scope} names {record.holder}, epoch {record.epoch}, "
+            f"phase {record.phase.value}, operation {record.op_id or 'none'}; "
+            f"expected {operation.source}, epoch {operation.epoch}, phase OPEN and no operation. Run preflight again"
+        )
+    return record.model_copy(
+        update={
+            "seq": record.seq + 1,
+            "phase": Phase.DRAINING,
+            "op_id": operation.id,
+            "op_source": operation.source,
+            "op_target": operation.target,
+            "deadline": deadline,
+            "ledger": None,
+        }
+    )
+
+
+def hand_over(record: LeaseRecord, operation: Operation, ledger: str) -> LeaseRecord:
+    """DRAINING(source) -> OPEN(target, epoch + 1), naming the ledger entry by its digest. Already moved: unchanged.
+
+    Raises: SupersededError when the operation was undone or replaced, or moved with another ledger entry.
+    """
+    if require(record, operation, Standing.DRAINING, Standing.MOVED) is Standing.MOVED:
+        if record.ledger != ledger:
+            raise SupersededError(f"operation {operation.id} moved already, with ledger entry {record.ledger}")
+        return record
+    return record.model_copy(
+        update={
+            "seq": record.seq + 1,
+            "holder": operation.target,
+            "epoch": operation.epoch + 1,
+            "phase": Phase.OPEN,
+            "ledger": ledger,
+        }
+    )
+
+
+def reopen(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+    """DRAINING -> OPEN(source), same epoch, same operation id. Already reopened: unchanged.
+
+    Raises: SupersededError when the handover committed, or the operation is over.
+    """
+    if require(record, operation, Standing.DRAINING, Standing.REOPENED) is Standing.REOPENED:
+        return record
+    return record.model_copy(update={"seq": record.seq + 1, "phase": Phase.OPEN})
+
+
+def finish(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+    """Clear the operation id: nothing is left to do. Already cleared: unchanged.
+
+    Raises: SupersededError when the record still drains.
+    """
+    if standing(record, operation) in (Standing.OVER, Standing.NOT_BEGUN):
+        return record
+    require(record, operation, Standing.MOVED, Standing.REOPENED)
+    cleared = {"op_id": None, "op_source": None, "op_target": None, "deadline": None}
+    return record.model_copy(update={"seq": record.seq + 1, **cleared})

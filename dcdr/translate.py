@@ -1,0 +1,60 @@
+"""Where a consumer group resumes on the target: the position that has the same records ahead of it.
+
+After a proven drain both logs end with the same visible records, in the same order. So the group's position on the
+target is found by counting visible records back from the end, and shown to be right by comparing their content.
+Offsets of the two clusters are never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dcdr.model import GroupVerdict, RecordDigest
+
+
+class Placement(NamedTuple):
+    """An offset on the target, whether it was shown to be exact, and how many records may be read twice."""
+
+    offset: int
+    verdict: GroupVerdict
+    bound: int
+    note: str = ""
+
+
+def at_end(target_end: int) -> Placement:
+    """A group with no visible record ahead of it on the source resumes at the target's end."""
+    return Placement(target_end, GroupVerdict.EXACT, 0)
+
+
+def place(source: Sequence[RecordDigest], target: Sequence[RecordDigest], target_end: int) -> Placement | None:
+    """Place a group that has `source` (all its visible records ahead, oldest first) still to read.
+
+    `target` holds the target's visible records, oldest first, up to its end; at least as many as `source` where the
+    target has that many. Returns None when the content cannot show where the group stands.
+    """
+    if not source:
+        return at_end(target_end)
+    ahead = target[len(target) - len(source) :] if len(target) >= len(source) else ()
+    if ahead and all(ours.digest == theirs.digest for ours, theirs in zip(source, ahead, strict=True)):
+        return Placement(ahead[0].offset, GroupVerdict.EXACT, 0)
+    # A compacted topic may have been cleaned further on one side. The first record still to read that the target
+    # kept decides, provided it stands there once: everything before it was read, or is superseded by a later record.
+    places: dict[bytes, list[int]] = {}
+    for record in target:
+        places.setdefault(record.digest, []).append(record.offset)
+    for skipped, record in enumerate(source):
+        offsets = places.get(record.digest, [])
+        if len(offsets) == 1:
+            note = "" if skipped == 0 else f"{skipped} records ahead of it were compacted away on the target"
+            return Placement(offsets[0], GroupVerdict.EXACT, 0, note)
+        if len(offsets) > 1:
+            return None
+    return None
+
+
+def fallback(mm2: int | None, target_start: int, target_end: int) -> Placement:
+    """MM2's own value where it wrote one, else the beginning of the target's log: re-read, never skip."""
+    if mm2 is not None and target_start <= mm2 <= target_end:
+        return Placement(mm2, GroupVerdict.APPROXIMATE, target_end - mm2, "the mirror's own checkpoint")
+    return Placement(target_start, GroupVerdict.APPROXIMATE, target_end - target_start, "no checkpoint: from the start")
