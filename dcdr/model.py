@@ -44,6 +44,13 @@ class SwitchoverRequest(Message):
     """Preflight and plan only: nothing is changed."""
 
 
+class AbortRequest(Message):
+    """Who wants the operation undone, and why."""
+
+    by: Annotated[str, StringConstraints(max_length=100)] = ""
+    reason: Annotated[str, StringConstraints(max_length=400)] = ""
+
+
 class RecoveryRequest(Message):
     """Finish or undo whatever operation the scope's lease still names."""
 
@@ -389,15 +396,6 @@ class GroupResult(Message):
     note: str = ""
 
 
-class Outcome(StrEnum):
-    """Never "unknown": an operation ends as done or as before."""
-
-    DONE = "done"
-    ALREADY = "already active"
-    AS_BEFORE = "as before"
-    PLANNED = "planned only"
-
-
 class TailRow(Message):
     """Records accepted on the old active after the cut: offsets `[first, end)` of one partition, never silent."""
 
@@ -405,6 +403,69 @@ class TailRow(Message):
     partition: int
     first: int
     end: int
+
+
+class StepInput(Message):
+    """What every step is handed: who acts, and the ledger entry (or the cut) it acts on."""
+
+    operation: Operation
+    entry: EntryRef | None = None
+
+
+class StepResult(Message):
+    """What every step answers: when its effect began, how long it took, one line for people, counts for machines."""
+
+    started: datetime
+    took: timedelta
+    note: str = ""
+    counts: dict[str, int] = {}
+    entry: EntryRef | None = None
+
+
+class TransactionsResult(StepResult):
+    """Transactional ids that were taken over because their transaction was still open."""
+
+    fenced: tuple[str, ...] = ()
+
+
+class GroupsResult(StepResult):
+    groups: tuple[GroupResult, ...] = ()
+
+
+class HandoverResult(StepResult):
+    """`changed` is not empty when the last look found something after the cut: then nothing was handed over."""
+
+    changed: tuple[str, ...] = ()
+
+
+class ReopenResult(StepResult):
+    """`moved`: the handover had committed, so nothing was reopened and there is only forward."""
+
+    moved: bool = False
+    begun: bool = True
+    """False: the intent was never written, so there is nothing to undo."""
+
+
+class VerifyResult(StepResult):
+    tail: tuple[TailRow, ...] = ()
+    producers: int = 0
+
+
+class LeftoverResult(StepResult):
+    """An operation the lease still names: where it stands, and the ledger entry its handover named."""
+
+    operation: Operation | None = None
+    moved: bool = False
+    deadline: datetime | None = None
+
+
+class Outcome(StrEnum):
+    """Never "unknown": an operation ends as done or as before."""
+
+    DONE = "done"
+    ALREADY = "already active"
+    AS_BEFORE = "as before"
+    PLANNED = "planned only"
 
 
 class TransitionReport(Message):

@@ -161,7 +161,7 @@ class MirrorControl(Protocol):
 
 
 class MirrorPositions(Protocol):
-    """A warm, read_committed tail of one Connect cluster's offsets topic: what `MirrorControl.offsets` says, at once."""
+    """A warm, read_committed tail of one Connect cluster's offsets topic: as `MirrorControl.offsets`, at once."""
 
     async def current(self, connector: str) -> Mapping[TopicPartition, int]:
         """Stored offsets as of the call or later: the tail has read to the end the topic had at the call."""

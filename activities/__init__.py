@@ -1,0 +1,1 @@
+"""One step each: what is done, idempotently, over the ports; how is the adapters' affair."""

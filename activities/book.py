@@ -1,0 +1,59 @@
+"""The ledger as the steps use it: entries by content, kept warm, durable before anybody relies on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from dcdr.errors import MisconfiguredError, NotYetError
+from dcdr.model import Cut, EntryRef, Operation
+from dcdr.ports import Scope
+
+KEPT = 16
+
+
+class LedgerBook:
+    """Reads and writes cuts. A cut lives on the target until it is complete; the complete entry on both sides."""
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[str, Cut] = OrderedDict()
+
+    @staticmethod
+    def reference(operation: Operation, digest: str) -> EntryRef:
+        """The complete entry a handover named by `digest`."""
+        return EntryRef(key=f"{operation.scope}/{operation.id}/ledger/{digest}", digest=digest)
+
+    async def write(self, scope: Scope, cut: Cut) -> EntryRef:
+        """Durable (acks=all) on return: on the target, and if complete on the source too."""
+        entry, body = cut.reference(), cut.body()
+        names = [cut.operation.target, cut.operation.source] if cut.complete else [cut.operation.target]
+        await asyncio.gather(*(scope.member(name).ledger.put(entry.key, body) for name in names))
+        self._remember(entry, cut)
+        return entry
+
+    async def read(self, scope: Scope, operation: Operation, entry: EntryRef | None) -> Cut:
+        """The cut `entry` names, checked against its digest; from the target, else from the source.
+
+        Raises: NotYetError when neither side has it, MisconfiguredError when its content is not what was named.
+        """
+        if entry is None:
+            raise MisconfiguredError(f"operation {operation.id} has no ledger entry to act on")
+        if (known := self._recent.get(entry.key)) is not None:
+            return known
+        for name in (operation.target, operation.source):
+            body = await scope.member(name).ledger.get(entry.key)
+            if body is None:
+                continue
+            cut = Cut.from_body(body)
+            if cut.reference() != entry:
+                raise MisconfiguredError(
+                    f"ledger entry {entry.key} on {name} does not match its digest: it was altered"
+                )
+            self._remember(entry, cut)
+            return cut
+        raise NotYetError(f"ledger entry {entry.key} is on neither {operation.target} nor {operation.source}")
+
+    def _remember(self, entry: EntryRef, cut: Cut) -> None:
+        self._recent[entry.key] = cut
+        while len(self._recent) > KEPT:
+            self._recent.popitem(last=False)

@@ -1,0 +1,198 @@
+"""Transactions, settling and the cut, the drain proof, the mirror's gate and the ledger entry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from temporalio import activity
+
+from activities.book import LedgerBook
+from activities.step import FIRST_WAIT, LONGEST_WAIT, Steps, Stopwatch, both
+from dcdr import drain
+from dcdr.errors import DeadlineError, NotYetError
+from dcdr.lease import Standing
+from dcdr.model import Cut, LogEnds, StepInput, StepResult, Topic, TopicPartition, TransactionsResult
+from dcdr.plan import mirror_of
+from dcdr.ports import Directory, Member, Scope
+
+SETTLE_SECONDS = 8.0
+STALLED_SECONDS = 3.0
+"""No progress for this long: the mirror's tasks are looked at, and restarted where they failed."""
+
+
+class CutActivities(Steps):
+    """From the closed fence to the ledger entry."""
+
+    def __init__(self, directory: Directory, book: LedgerBook) -> None:
+        super().__init__(directory)
+        self._book = book
+
+    @activity.defn(name="transactions.fence")
+    async def fence_transactions(self, step: StepInput) -> TransactionsResult:
+        """List transactions still open on the source's users' topics and take their ids over: they abort at once.
+
+        Nobody is waited for: a producer that is alive gets an error at its next call and starts over at the endpoint.
+        Kafka's coordinator cannot refuse a late attempt here; what it would abort is a transaction that the closed
+        fence already keeps from writing.
+        """
+        async with self.holding(step.operation, Standing.DRAINING) as scope:
+            watch = Stopwatch()
+            source, target = both(scope, step.operation)
+            reserved = source.reserved_topics | target.reserved_topics
+            found = await source.transactions.open()
+            ids = tuple(
+                sorted(
+                    transaction.transactional_id
+                    for transaction in found
+                    if any(not drain.is_internal(place.topic, reserved) for place in transaction.partitions)
+                )
+            )
+            if ids:
+                await source.transactions.fence(ids)
+            note = f"fenced {', '.join(ids)}" if ids else "none was open"
+            return TransactionsResult(**watch.so_far(), fenced=ids, note=note, counts={"fenced": len(ids)})
+
+    @activity.defn(name="cut.take")
+    async def take(self, step: StepInput) -> StepResult:
+        """Wait until LEO = HW = LSO on every partition of the source, then write those ends down: the first look."""
+        async with self.holding(step.operation, Standing.DRAINING) as scope:
+            watch = Stopwatch()
+            source, target = both(scope, step.operation)
+            topics = await self._mirrored(source, target)
+            places = drain.partitions_of(topics)
+            ends = await _settled(source, places)
+            cut = drain.take_cut(step.operation, topics, ends, datetime.now(UTC))
+            entry = await self._book.write(scope, cut)
+            counts = {
+                "topics": len(topics),
+                "partitions": len(places),
+                "offsets": sum(at.leo - at.start for at in ends.values()),
+            }
+            note = f"{counts['partitions']} partitions of {counts['topics']} topics settled"
+            return StepResult(**watch.so_far(), entry=entry, note=note, counts=counts)
+
+    @activity.defn(name="drain.prove")
+    async def prove(self, step: StepInput) -> StepResult:
+        """Wait until a reader placed at M + 1 sees no visible record before the cut, on every partition.
+
+        Raises: DeadlineError with what is left when the drain deadline (counted from the cut) has passed.
+        """
+        async with self.holding(step.operation, Standing.DRAINING) as scope:
+            watch = Stopwatch()
+            cut = await self._book.read(scope, step.operation, step.entry)
+            looks, behind = await self._drained(scope, cut)
+            note = f"proven after {looks} looks"
+            if behind:
+                note += f"; {len(behind)} partitions lost records to retention before they were copied"
+            counts = {"partitions": len(cut.rows), "looks": looks, "lost_to_retention": len(behind)}
+            return StepResult(**watch.so_far(), entry=step.entry, note=note, counts=counts)
+
+    async def _drained(self, scope: Scope, cut: Cut) -> tuple[int, list[str]]:
+        source, target = both(scope, cut.operation)
+        mirror = mirror_of(scope, cut.operation.source, cut.operation.target)
+        deadline = cut.taken_at + scope.timing.drain_deadline
+        counts: dict[str, int] = {}
+        for row in cut.rows:
+            counts[row.topic] = counts.get(row.topic, 0) + 1
+        looks, wait, best, moved_at = 0, FIRST_WAIT, -1, time.monotonic()
+        while True:
+            looks += 1
+            mirrored, there = await asyncio.gather(
+                target.positions.current(mirror.source_connector), target.logs.topics()
+            )
+            missing = [name for name, n in counts.items() if name not in there or there[name].partitions < n]
+            ranges = drain.unproven(cut, mirrored)
+            if ranges:
+                seen = await source.logs.visible(ranges, limit=1)
+                ranges = {p: r for p, r in ranges.items() if seen[p].records or not seen[p].complete}
+            if not ranges and not missing:
+                return looks, drain.lost_to_retention(cut, mirrored)
+            left = sum(r.end - r.first for r in ranges.values()) + len(missing)
+            activity.heartbeat({"partitions": len(ranges), "offsets": left, "missing_topics": missing})
+            if best < 0 or left < best:
+                best, moved_at = left, time.monotonic()
+            if datetime.now(UTC) >= deadline:
+                places = ", ".join(f"{p} from {r.first} to {r.end}" for p, r in sorted(ranges.items())[:5])
+                raise DeadlineError(
+                    f"not drained in {scope.timing.drain_deadline.total_seconds():.0f} s: {len(ranges)} partitions, "
+                    f"at most {left} records left ({places or 'topics missing on the target: ' + ', '.join(missing)}). "
+                    f"Look at connector {mirror.source_connector} on {target.name}"
+                )
+            if time.monotonic() - moved_at > STALLED_SECONDS:
+                await _revive(target, mirror.source_connector, reload=bool(missing))
+                moved_at = time.monotonic()
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, LONGEST_WAIT)
+
+    @activity.defn(name="mirror.close")
+    async def close_mirror(self, step: StepInput) -> StepResult:
+        """Fence the mirror's transactional ids on the target, wait until the target stands still, write the ledger.
+
+        From here nothing of the retiring mirror can write to the target, whatever its tasks still believe.
+        """
+        async with self.holding(step.operation, Standing.DRAINING) as scope:
+            watch = Stopwatch()
+            operation = step.operation
+            cut = await self._book.read(scope, operation, step.entry)
+            _, target = both(scope, operation)
+            mirror = mirror_of(scope, operation.source, operation.target)
+            await target.transactions.fence(await transactional_ids(target, mirror.source_connector))
+            places = [TopicPartition(row.topic, row.partition) for row in cut.rows]
+            topics, mirrored, ends = await asyncio.gather(
+                target.logs.topics(), target.positions.current(mirror.source_connector), _settled(target, places)
+            )
+            ledger = drain.prove(cut, mirrored, topics, ends)
+            entry = await self._book.write(scope, ledger)
+            records = sum(row.end - row.start for row in ledger.rows)
+            return StepResult(
+                **watch.so_far(),
+                entry=entry,
+                note=f"ledger {entry.digest[:12]} on both sides",
+                counts={"partitions": len(ledger.rows), "offsets": records},
+            )
+
+    async def _mirrored(self, source: Member, target: Member) -> dict[str, Topic]:
+        topics = await source.logs.topics()
+        return drain.mirrored_topics(topics, source.reserved_topics | target.reserved_topics)
+
+
+async def transactional_ids(member: Member, connector: str) -> list[str]:
+    """Ids of an exactly-once connector's task producers: `<Connect group>-<connector>-<task>`.
+
+    All that `tasks.max` allows, so that an earlier, larger generation is fenced too.
+    Source: Kafka 4.3, `Worker.taskTransactionalId`.
+    """
+    found = (await member.connect.connectors())[connector]
+    tasks = max(int(found.config.get("tasks.max", "1")), len(found.tasks))
+    return [f"{member.connect_group_id}-{connector}-{task}" for task in range(tasks)]
+
+
+async def _settled(member: Member, places: list[TopicPartition]) -> dict[TopicPartition, LogEnds]:
+    """Ends of `places` once LEO = HW = LSO on all of them.
+
+    Raises: NotYetError with the partitions that do not settle.
+    """
+    give_up = time.monotonic() + SETTLE_SECONDS
+    wait = FIRST_WAIT
+    while True:
+        ends = await member.logs.ends(places)
+        open_still = drain.unsettled(ends)
+        if not open_still:
+            return dict(ends)
+        if time.monotonic() >= give_up:
+            raise NotYetError(
+                f"{member.name} does not settle, {len(open_still)} partitions: {'; '.join(open_still[:5])}"
+            )
+        await asyncio.sleep(wait)
+        wait = min(wait * 1.5, LONGEST_WAIT)
+
+
+async def _revive(target: Member, connector: str, *, reload: bool) -> None:
+    """Restart failed tasks; with `reload` the connector itself too, so that it looks for new topics at once."""
+    found = (await target.connect.connectors())[connector]
+    if reload:
+        await target.connect.restart(connector, only_failed=False)
+    elif not found.running:
+        await target.connect.restart(connector, only_failed=True)

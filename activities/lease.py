@@ -1,0 +1,112 @@
+"""The lease's transitions: compare-and-swap, and what a lost answer means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from temporalio import activity
+
+from activities.book import LedgerBook
+from activities.step import Steps, Stopwatch, both, read_lease
+from dcdr import drain, lease
+from dcdr.errors import InvalidRequestError, SupersededError
+from dcdr.lease import Standing
+from dcdr.model import HandoverResult, LeaseRecord, LeftoverResult, ReopenResult, StepInput, StepResult
+from dcdr.ports import Directory, Scope
+
+
+async def _swap(scope: Scope, change: Callable[[LeaseRecord], LeaseRecord]) -> LeaseRecord:
+    """Read, change, compare-and-swap. A conflict or a lost answer is retried by Temporal: `change` is idempotent."""
+    stored = await read_lease(scope)
+    wanted = change(stored.record)
+    if wanted == stored.record:
+        return stored.record
+    return (await scope.lease.swap(stored, wanted)).record
+
+
+class LeaseActivities(Steps):
+    """`begin`, `hand_over` (the point of no return), `reopen`, `finish`."""
+
+    def __init__(self, directory: Directory, book: LedgerBook) -> None:
+        super().__init__(directory)
+        self._book = book
+
+    @activity.defn(name="lease.begin")
+    async def begin(self, step: StepInput) -> StepResult:
+        """Write the intent: operation id, target, deadline. No outage yet."""
+        watch = Stopwatch()
+        scope = self._directory.scope(step.operation.scope)
+        deadline = datetime.now(UTC) + scope.timing.operation_deadline
+        record = await _swap(scope, lambda found: lease.begin(found, step.operation, deadline))
+        return StepResult(**watch.so_far(), note=f"epoch {record.epoch}, deadline {record.deadline:%H:%M:%S} UTC")
+
+    @activity.defn(name="lease.hand_over")
+    async def hand_over(self, step: StepInput) -> HandoverResult:
+        """Look at both logs once more, then move the lease to the target, naming the ledger entry.
+
+        The look and the swap are one step, so that nothing but the look's own time lies between them.
+        """
+        watch = Stopwatch()
+        operation = step.operation
+        if step.entry is None:
+            raise InvalidRequestError("lease.hand_over needs the ledger entry it is to name")
+        scope = self._directory.scope(operation.scope)
+        if lease.standing((await read_lease(scope)).record, operation) is not Standing.MOVED:
+            ledger = await self._book.read(scope, operation, step.entry)
+            early = (ledger.taken_at + scope.timing.quiet - datetime.now(UTC)).total_seconds()
+            if early > 0:  # the settling rule: two looks, `quiet` apart
+                await asyncio.sleep(early)
+            source, target = both(scope, operation)
+            places = list(ledger.by_partition)
+            topics, ends, target_ends = await asyncio.gather(
+                source.logs.topics(), source.logs.ends(places), target.logs.ends(places)
+            )
+            mirrored = drain.mirrored_topics(topics, source.reserved_topics | target.reserved_topics)
+            changed = drain.changes(ledger, mirrored, ends) + drain.target_changes(ledger, target_ends)
+            if changed:
+                return HandoverResult(
+                    **watch.so_far(), changed=tuple(changed[:20]), note=f"{len(changed)} changes after the cut"
+                )
+        digest = step.entry.digest
+        record = await _swap(scope, lambda found: lease.hand_over(found, operation, digest))
+        return HandoverResult(**watch.so_far(), note=f"{record.holder} holds the lease, epoch {record.epoch}")
+
+    @activity.defn(name="lease.reopen")
+    async def reopen(self, step: StepInput) -> ReopenResult:
+        """Make the source the open side again, unless the handover has committed: the lease decides."""
+        watch = Stopwatch()
+        scope = self._directory.scope(step.operation.scope)
+        found = lease.standing((await read_lease(scope)).record, step.operation)
+        if found is Standing.NOT_BEGUN:
+            return ReopenResult(**watch.so_far(), begun=False, note="the intent was never written")
+        try:
+            record = await _swap(scope, lambda stored: lease.reopen(stored, step.operation))
+        except SupersededError:
+            stored = (await read_lease(scope)).record
+            if lease.standing(stored, step.operation) is not Standing.MOVED:
+                raise
+            return ReopenResult(**watch.so_far(), moved=True, note=f"{stored.holder} holds the lease: only forward")
+        return ReopenResult(**watch.so_far(), note=f"{record.holder} is open again, epoch {record.epoch}")
+
+    @activity.defn(name="lease.finish")
+    async def finish(self, step: StepInput) -> StepResult:
+        """Clear the operation id, last of all."""
+        watch = Stopwatch()
+        scope = self._directory.scope(step.operation.scope)
+        record = await _swap(scope, lambda found: lease.finish(found, step.operation))
+        return StepResult(**watch.so_far(), note=f"{record.holder}, epoch {record.epoch}, no operation")
+
+    @activity.defn(name="lease.leftover")
+    async def leftover(self, scope_name: str) -> LeftoverResult:
+        """The operation the lease still names, if any: its run has ended, since ours holds the workflow id."""
+        watch = Stopwatch()
+        scope = self._directory.scope(scope_name)
+        record = (await read_lease(scope)).record
+        operation = record.operation
+        if operation is None:
+            return LeftoverResult(**watch.so_far())
+        moved = lease.standing(record, operation) is Standing.MOVED
+        entry = self._book.reference(operation, record.ledger) if moved and record.ledger else None
+        return LeftoverResult(**watch.so_far(), operation=operation, moved=moved, deadline=record.deadline, entry=entry)

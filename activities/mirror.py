@@ -1,0 +1,193 @@
+"""Connectors: what is stopped before, swapped after, and started again when a switchover is undone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from temporalio import activity
+
+from activities.book import LedgerBook
+from activities.step import Steps, Stopwatch, both
+from dcdr import drain
+from dcdr.errors import MirrorLoopError, NotYetError
+from dcdr.lease import Standing
+from dcdr.model import Connector, LeaseRecord, Phase, StepInput, StepResult, TopicPartition
+from dcdr.plan import mirror_of
+from dcdr.ports import Directory, Member
+
+CONNECTOR_SECONDS = 60.0
+"""A stop may last its graceful time-out (30 s by our settings) plus a rebalance."""
+FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5
+AGAIN_SECONDS = 5.0
+"""How often a restart is asked for again while tasks stay failed."""
+
+
+class MirrorActivities(Steps):
+    """Prepare, restore; retire, seed, start."""
+
+    def __init__(self, directory: Directory, book: LedgerBook) -> None:
+        super().__init__(directory)
+        self._book = book
+
+    @activity.defn(name="checkpoint.stop")
+    async def stop_checkpoint(self, step: StepInput) -> StepResult:
+        """Stop the retiring direction's checkpoint connector: running, it may rewind an offset just written."""
+
+        async def correct(record: LeaseRecord) -> None:
+            if record.op_id is None and record.holder == step.operation.source and record.phase is Phase.OPEN:
+                await target.connect.resume(mirror.checkpoint_connector)
+
+        async with self.holding(step.operation, Standing.DRAINING, correct=correct) as scope:
+            watch = Stopwatch()
+            _, target = both(scope, step.operation)
+            mirror = mirror_of(scope, step.operation.source, step.operation.target)
+            await target.connect.stop(mirror.checkpoint_connector)
+            await target.fence.freeze_groups()  # a standby's groups are frozen; its opening thaws them
+            await _until(target, (mirror.checkpoint_connector,), lambda c: c.stopped, "STOPPED without tasks")
+            return StepResult(**watch.so_far(), note=f"{mirror.checkpoint_connector} stopped")
+
+    @activity.defn(name="checkpoint.resume")
+    async def resume_checkpoint(self, step: StepInput) -> StepResult:
+        """Undo `checkpoint.stop`."""
+        async with self.holding(step.operation, Standing.REOPENED) as scope:
+            watch = Stopwatch()
+            _, target = both(scope, step.operation)
+            mirror = mirror_of(scope, step.operation.source, step.operation.target)
+            await target.connect.resume(mirror.checkpoint_connector)
+            await _until(target, (mirror.checkpoint_connector,), lambda c: c.state == "RUNNING", "RUNNING")
+            return StepResult(**watch.so_far(), note=f"{mirror.checkpoint_connector} runs again")
+
+    @activity.defn(name="mirror.restore")
+    async def restore(self, step: StepInput) -> StepResult:
+        """Bring back the retiring mirror's tasks that `mirror.close` fenced: for an undo, or before another cut."""
+        async with self.holding(step.operation, Standing.REOPENED, Standing.DRAINING) as scope:
+            watch = Stopwatch()
+            _, target = both(scope, step.operation)
+            mirror = mirror_of(scope, step.operation.source, step.operation.target)
+            name = mirror.source_connector
+            # A fenced producer fails its task at the next write only: a mirror that looks well may hold one, so the
+            # tasks are restarted whatever they say.
+            await target.connect.restart(name, only_failed=False)
+            await _until(target, (name,), lambda c: c.running, "RUNNING with all tasks", revive=True)
+            return StepResult(**watch.so_far(), note=f"{name} runs with all tasks")
+
+    @activity.defn(name="mirror.retire")
+    async def retire(self, step: StepInput) -> StepResult:
+        """Stop the retiring direction for good."""
+        async with self.holding(step.operation, Standing.MOVED) as scope:
+            watch = Stopwatch()
+            _, target = both(scope, step.operation)
+            mirror = mirror_of(scope, step.operation.source, step.operation.target)
+            names = await _present(
+                target, mirror.source_connector, mirror.heartbeat_connector, mirror.checkpoint_connector
+            )
+            await asyncio.gather(*(target.connect.stop(name) for name in names))
+            await _until(target, names, lambda c: c.stopped, "STOPPED without tasks")
+            return StepResult(**watch.so_far(), note=f"{mirror} stopped", counts={"connectors": len(names)})
+
+    @activity.defn(name="mirror.seed")
+    async def seed(self, step: StepInput) -> StepResult:
+        """Set the reverse direction's stored offsets to the ledger's ends - 1 and read them back.
+
+        Unseeded, it would copy every record back. A direction that already runs was seeded before it was started
+        (a repeated step): its offsets must have reached the seeds, else this is a loop.
+        """
+        async with self.holding(step.operation, Standing.MOVED) as scope:
+            watch = Stopwatch()
+            source, _ = both(scope, step.operation)
+            mirror = mirror_of(scope, step.operation.target, step.operation.source)
+            ledger = await self._book.read(scope, step.operation, step.entry)
+            connector = (await source.connect.connectors())[mirror.source_connector]
+            stored = await source.connect.offsets(connector.name)
+            if not connector.stopped and connector.state != "STOPPED":
+                _check_reached(drain.seed(ledger, ()), stored, connector.name)
+                return StepResult(**watch.so_far(), note="runs already, from the seeded offsets or later")
+            seeds = drain.seed(ledger, stored)
+            await _until(source, (connector.name,), lambda c: c.stopped, "STOPPED without tasks")
+            await source.connect.seed(connector.name, seeds, source=mirror.source)
+            await _check_seeded(source, connector.name, seeds)
+            return StepResult(
+                **watch.so_far(), note=f"{len(seeds)} partitions read back", counts={"partitions": len(seeds)}
+            )
+
+    @activity.defn(name="mirror.start")
+    async def start(self, step: StepInput) -> StepResult:
+        """Start the reverse direction, only if the other one is stopped and the seeds read back."""
+        async with self.holding(step.operation, Standing.MOVED) as scope:
+            watch = Stopwatch()
+            source, target = both(scope, step.operation)
+            retiring = mirror_of(scope, step.operation.source, step.operation.target)
+            standing = mirror_of(scope, step.operation.target, step.operation.source)
+            other = (await target.connect.connectors())[retiring.source_connector]
+            if not other.stopped:
+                raise MirrorLoopError(
+                    f"{standing} is not started: {other.name} is {other.state.value} with {len(other.tasks)} tasks. "
+                    f"Stop it on {target.name}'s Connect"
+                )
+            ledger = await self._book.read(scope, step.operation, step.entry)
+            connector = (await source.connect.connectors())[standing.source_connector]
+            if connector.stopped:
+                stored = await source.connect.offsets(connector.name)
+                await _check_seeded(source, connector.name, drain.seed(ledger, stored))
+            names = await _present(
+                source, standing.source_connector, standing.checkpoint_connector, standing.heartbeat_connector
+            )
+            await asyncio.gather(*(source.connect.resume(name) for name in names))
+            await _until(source, names[:1], lambda c: c.running, "RUNNING with all tasks", revive=True)
+            await _until(source, names, lambda c: c.state == "RUNNING", "RUNNING", revive=True)
+            return StepResult(**watch.so_far(), note=f"{standing} runs", counts={"connectors": len(names)})
+
+
+async def _present(member: Member, *names: str) -> tuple[str, ...]:
+    """Those of `names` that exist (a heartbeat connector is for dashboards and may be missing), in order."""
+    there = await member.connect.connectors()
+    return tuple(name for name in names if name in there)
+
+
+async def _until(
+    member: Member, names: tuple[str, ...], holds: Callable[[Connector], bool], what: str, *, revive: bool = False
+) -> None:
+    """Poll Connect until `holds` for every one of `names`; with `revive`, failed tasks are restarted meanwhile.
+
+    Raises: NotYetError with each one's state.
+    """
+    give_up = time.monotonic() + CONNECTOR_SECONDS
+    wait, revived = FIRST_LOOK, time.monotonic()
+    while True:
+        found = await member.connect.connectors()
+        waiting = [found[name] for name in names if not holds(found[name])]
+        if not waiting:
+            return
+        activity.heartbeat([f"{c.name}: {c.state.value}, tasks {', '.join(c.tasks) or 'none'}" for c in waiting])
+        if time.monotonic() >= give_up:
+            states = "; ".join(f"{c.name} {c.state.value}, tasks {', '.join(c.tasks) or 'none'}" for c in waiting)
+            raise NotYetError(f"not {what} after {CONNECTOR_SECONDS:.0f} s on {member.name}'s Connect: {states}")
+        if revive and time.monotonic() - revived > AGAIN_SECONDS:
+            revived = time.monotonic()
+            for connector in waiting:
+                if "FAILED" in (connector.state, *connector.tasks):
+                    await member.connect.restart(connector.name, only_failed=True)
+        await asyncio.sleep(wait)
+        wait = min(wait * 1.5, LONGEST_LOOK)
+
+
+async def _check_seeded(member: Member, connector: str, seeds: Mapping[TopicPartition, int | None]) -> None:
+    """Compare what Connect holds with what was sent, exactly. Raises: NotYetError with the differences."""
+    stored = await member.connect.offsets(connector)
+    wanted = {place: offset for place, offset in seeds.items() if offset is not None}
+    if dict(stored) != wanted:
+        differ = sorted(set(wanted.items()) ^ set(stored.items()))[:5]
+        raise NotYetError(f"{connector}: stored offsets are not the seeds, for example {differ}; seeding again")
+
+
+def _check_reached(
+    seeds: Mapping[TopicPartition, int | None], stored: Mapping[TopicPartition, int], connector: str
+) -> None:
+    short = [p for p, offset in seeds.items() if offset is not None and stored.get(p, -1) < offset]
+    if short:
+        raise MirrorLoopError(
+            f"{connector} runs although {len(short)} partitions (for example {short[0]}) stand below their seeds: "
+            "it is copying records back. Stop it now, and re-seed the standby"
+        )

@@ -1,0 +1,129 @@
+"""Look: the preflight before, the verification after."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import activity
+
+from activities.book import LedgerBook
+from activities.step import Steps, Stopwatch, both, read_lease
+from dcdr import drain
+from dcdr.errors import InvalidRequestError
+from dcdr.lease import Standing
+from dcdr.model import Mirror, StepInput, SwitchoverRequest, VerifyResult
+from dcdr.plan import Estate, MemberView, Preflight, Severity, check_request, examine, mirror_of
+from dcdr.ports import Directory, Member, Scope
+
+RETRY_SECONDS, RETRY_PAUSE = 20.0, 1.0
+"""What may heal by itself (a rebalance, a topic just created) is looked at again for this long before it is refused."""
+
+
+class StatusActivities(Steps):
+    """Nothing here changes anything, with one exception: a mirror that has not seen a new topic is told to look."""
+
+    def __init__(self, directory: Directory, book: LedgerBook) -> None:
+        super().__init__(directory)
+        self._book = book
+
+    @activity.defn(name="status.preflight")
+    async def preflight(self, request: SwitchoverRequest) -> Preflight:
+        """Everything that must hold before a switchover to `request.target` may start."""
+        scope = self._directory.scope(request.scope)
+        check_request(scope, request.target)
+        waited, nudged = 0.0, False
+        while True:
+            found = examine(scope, request.target, await observe(scope, request.target))
+            healing = [f for f in found.findings if f.severity is Severity.RETRY]
+            final = any(f.severity is Severity.BLOCKER for f in found.findings)
+            if not healing or final or waited >= RETRY_SECONDS:
+                return found
+            activity.heartbeat([str(f) for f in healing])
+            if not nudged and any(f.check == "topics" for f in healing):
+                nudged = True
+                await self._nudge(scope, request.target)
+            await asyncio.sleep(RETRY_PAUSE)
+            waited += RETRY_PAUSE
+
+    async def _nudge(self, scope: Scope, target: str) -> None:
+        """Restart the mirror's connector: it loads the source's topics when it starts, else every 30 s or so."""
+        source = next(name for name in scope.members if name != target)
+        await scope.member(target).connect.restart(mirror_of(scope, source, target).source_connector, only_failed=False)
+
+    @activity.defn(name="status.mirrors")
+    async def mirrors(self, request: SwitchoverRequest) -> tuple[Mirror, Mirror]:
+        """The retiring mirror and the standing one of a switchover to `request.target`."""
+        scope = self._directory.scope(request.scope)
+        source = next(name for name in scope.members if name != request.target)
+        return mirror_of(scope, source, request.target), mirror_of(scope, request.target, source)
+
+    @activity.defn(name="source.verify")
+    async def verify(self, step: StepInput) -> VerifyResult:
+        """Look at the old active once more: what it took after the cut is a tail, never silent."""
+        async with self.holding(step.operation, Standing.MOVED) as scope:
+            watch = Stopwatch()
+            source, target = both(scope, step.operation)
+            ledger = await self._book.read(scope, step.operation, step.entry)
+            topics = drain.mirrored_topics(await source.logs.topics(), source.reserved_topics | target.reserved_topics)
+            ends = await source.logs.ends(drain.partitions_of(topics))
+            found = drain.tail(ledger, topics, ends)
+            records = sum(row.end - row.first for row in found)
+            note = (
+                f"{records} offsets behind the cut on {len(found)} partitions"
+                if found
+                else "nothing came after the cut"
+            )
+            return VerifyResult(**watch.so_far(), tail=found[:100], note=note, counts={"tail": records})
+
+
+async def observe(scope: Scope, target: str) -> Estate:
+    """One look at everything preflight judges, all questions side by side.
+
+    Raises: InvalidRequestError for an unknown target; UnreachableError if a part of the estate does not answer.
+    """
+    if target not in scope.members:
+        raise InvalidRequestError(f"{scope.name} has no data center {target!r}")
+    source = next(name for name in scope.members if name != target)
+    stored, endpoint, old, new, transactions = await asyncio.gather(
+        read_lease(scope),
+        scope.endpoint.read(),
+        _view(scope.member(source)),
+        _view(scope.member(target)),
+        scope.member(source).transactions.open(),
+    )
+    topics = drain.mirrored_topics(old.topics, old.reserved | new.reserved)
+    retiring = mirror_of(scope, source, target)
+    mirrored, ends = await asyncio.gather(
+        scope.member(target).positions.current(retiring.source_connector),
+        scope.member(source).logs.ends(drain.partitions_of(topics)),
+    )
+    return Estate(
+        lease=stored.record,
+        endpoint=endpoint,
+        members={source: old, target: new},
+        mirrored=mirrored,
+        ends=ends,
+        open_transactions=len(transactions),
+    )
+
+
+async def _view(member: Member) -> MemberView:
+    rules, brokers, topics, connectors, groups = await asyncio.gather(
+        member.fence.rules(),
+        member.logs.brokers(),
+        member.logs.topics(configs=True),
+        member.connect.connectors(),
+        member.groups.groups(),
+    )
+    # Without an authorizer the canary proves nothing, and preflight says so by itself.
+    gates = await member.fence.users_gates() if rules.authorizer else {}
+    return MemberView(
+        rules=rules,
+        brokers=brokers,
+        user_gates=gates,
+        group_gates={},
+        topics=topics,
+        connectors=connectors,
+        groups=groups,
+        reserved=member.reserved_topics,
+    )

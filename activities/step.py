@@ -1,0 +1,116 @@
+"""What the steps share: the guard against late attempts, bounded waiting, and the timing of an effect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dcdr import lease
+from dcdr.errors import MisconfiguredError, NotYetError, SupersededError
+from dcdr.lease import Standing
+from dcdr.model import Gate, LeaseRecord, Operation, StoredLease
+from dcdr.ports import Directory, Member, ProduceFence, Scope
+
+Correction = Callable[[LeaseRecord], Awaitable[None]]
+
+FIRST_WAIT, LONGEST_WAIT = 0.002, 0.05
+"""Seconds between polls: short at first, because the outage is counted in milliseconds; then modest."""
+
+
+class Stopwatch:
+    """Start and duration of an effect, for `StepResult`."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC)
+        self._began = time.monotonic()
+
+    def so_far(self) -> dict[str, Any]:
+        return {"started": self.started, "took": timedelta(seconds=time.monotonic() - self._began)}
+
+
+async def read_lease(scope: Scope) -> StoredLease:
+    """The scope's record. Raises: MisconfiguredError when there is none: it is never created by itself."""
+    stored = await scope.lease.read(scope.name)
+    if stored is None:
+        raise MisconfiguredError(
+            f"scope {scope.name} has no lease record; an operator creates it once: "
+            f"dcdr lease bootstrap {scope.name} --holder DC --epoch-floor N"
+        )
+    return stored
+
+
+class Steps:
+    """Base of the activity classes: they are handed the directory of scopes and nothing else."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    @asynccontextmanager
+    async def holding(
+        self, operation: Operation, *allowed: Standing, correct: Correction | None = None
+    ) -> AsyncIterator[Scope]:
+        """Yield the scope while the lease says that `operation` stands at one of `allowed`; look again afterwards.
+
+        An attempt that outlived its operation (Temporal does not stop one that timed out) is refused before its
+        effect; one that was overtaken during its effect runs `correct`, which sets things to what the record says.
+
+        Raises: SupersededError in both cases.
+        """
+        scope = self._directory.scope(operation.scope)
+        lease.require((await read_lease(scope)).record, operation, *allowed)
+        try:
+            yield scope
+        finally:
+            after = (await read_lease(scope)).record
+            try:
+                lease.require(after, operation, *allowed)
+            except SupersededError:
+                if correct is not None:
+                    await correct(after)
+                raise
+
+
+async def until_gates(ask: Callable[[], Awaitable[Mapping[int, Gate]]], wanted: Gate, what: str, seconds: float) -> int:
+    """Poll until every broker answers `wanted`; return how many brokers did.
+
+    Raises: NotYetError with each broker's answer when `seconds` have passed. "No answer" is never taken for closed.
+    """
+    give_up = time.monotonic() + seconds
+    wait = FIRST_WAIT
+    while True:
+        gates = await ask()
+        others = {broker: gate for broker, gate in gates.items() if gate is not wanted}
+        if gates and not others:
+            return len(gates)
+        if time.monotonic() >= give_up:
+            answers = (
+                ", ".join(f"broker {broker} {gate.value}" for broker, gate in sorted(others.items())) or "no broker"
+            )
+            raise NotYetError(f"{what}: not {wanted.value} on every broker after {seconds:.0f} s ({answers})")
+        await asyncio.sleep(wait)
+        wait = min(wait * 1.5, LONGEST_WAIT)
+
+
+async def settle_users(fence: ProduceFence, record: LeaseRecord, dc: str) -> None:
+    """Set the users' gate of `dc` to what `record` says."""
+    if lease.users_may_write(record, dc):
+        await fence.open_users()
+    else:
+        await fence.close_users()
+
+
+async def settle_groups(fence: ProduceFence, record: LeaseRecord, dc: str) -> None:
+    """Set the groups' gate of `dc` to what `record` says."""
+    if lease.users_may_write(record, dc):
+        await fence.thaw_groups()
+    else:
+        await fence.freeze_groups()
+
+
+def both(scope: Scope, operation: Operation) -> tuple[Member, Member]:
+    """The operation's source and target member."""
+    return scope.member(operation.source), scope.member(operation.target)

@@ -1,0 +1,1 @@
+"""The order of steps. Nothing here touches the network: activities do."""

@@ -1,0 +1,66 @@
+"""Timeouts and retries, in one place.
+
+A step's own deadline lies inside its activity, with a message; these are the outer bounds. The heartbeat finds a dead
+worker within 3 s. Before the handover a step that cannot be done gives up soon, so that the source opens again; after
+it there is only forward, so steps are retried for long, and past that the lease keeps the operation id for a finder.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+from dcdr.model import Timing
+
+RETRY = RetryPolicy(
+    initial_interval=timedelta(milliseconds=100), backoff_coefficient=1.7, maximum_interval=timedelta(seconds=2)
+)
+HEARTBEAT = timedelta(seconds=3)
+FINISH_EVERYTHING = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+
+LOOK = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=40),
+    schedule_to_close_timeout=timedelta(seconds=90),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RETRY,
+)
+"""Preflight and other looks: nothing is changed, so giving up is cheap."""
+
+STEP = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=15),
+    schedule_to_close_timeout=timedelta(seconds=30),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RETRY,
+    cancellation_type=FINISH_EVERYTHING,
+)
+"""A step before the handover."""
+
+PREPARE = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=75),
+    schedule_to_close_timeout=timedelta(seconds=120),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RETRY,
+    cancellation_type=FINISH_EVERYTHING,
+)
+"""A step that waits for connectors, outside the outage."""
+
+FORWARD = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=75),
+    schedule_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RETRY,
+)
+"""A step after the handover, or of an undo: it must succeed, so it is tried for an hour."""
+
+
+def drain(timing: Timing) -> workflow.ActivityConfig:
+    """The drain's own deadline, plus room for one lost worker."""
+    return workflow.ActivityConfig(
+        start_to_close_timeout=timing.drain_deadline + timedelta(seconds=10),
+        schedule_to_close_timeout=timing.drain_deadline + timedelta(seconds=25),
+        heartbeat_timeout=HEARTBEAT,
+        retry_policy=RETRY,
+        cancellation_type=FINISH_EVERYTHING,
+    )

@@ -1,0 +1,101 @@
+"""Switchover: close the fence, drain, hand over, open, flip, turn the mirror round. Zero acknowledged records lost."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from workflows.transition import ACTIVE, SCOPE, Aborted, Transition, check_identity, reason, together, unstoppable
+
+with workflow.unsafe.imports_passed_through():
+    from activities.cut import CutActivities
+    from activities.fence import FenceActivities
+    from activities.groups import GroupActivities
+    from activities.lease import LeaseActivities
+    from activities.mirror import MirrorActivities
+    from activities.status import StatusActivities
+    from dcdr.errors import DcdrError
+    from dcdr.model import EntryRef, Operation, Outcome, StepInput, SwitchoverRequest, Timing, TransitionReport
+    from dcdr.plan import plan_switchover
+    from workflows import policies, steps
+
+
+@workflow.defn(name="Switchover", failure_exception_types=[DcdrError])
+class SwitchoverWorkflow(Transition):
+    """A planned, drained switchover of one scope to `target`."""
+
+    @workflow.run
+    async def run(self, request: SwitchoverRequest) -> TransitionReport:
+        check_identity(request.scope)
+        return await unstoppable(self._switch(request), self._cancelled)
+
+    def _cancelled(self) -> None:
+        if not self._past_return:
+            self._abort = self._abort or "the workflow was cancelled"
+
+    async def _switch(self, request: SwitchoverRequest) -> TransitionReport:
+        workflow.upsert_search_attributes([SCOPE.value_set(request.scope)])
+        self._phase("Preflight", f"switchover of {request.scope} to {request.target}: preflight")
+        recovered = await self._settle_leftover(request.scope)
+        mirrors = await self._do(steps.MIRRORS, StatusActivities.mirrors, request, policies.LOOK)
+        preflight = await self._do(steps.PREFLIGHT, StatusActivities.preflight, request, policies.LOOK)
+        plan = plan_switchover(request, preflight, mirrors, workflow.info().run_id)
+        operation = self._operation = plan.operation
+        facts = {"left_out": plan.left_out, "warnings": plan.warnings, "recovered": recovered}
+        workflow.upsert_search_attributes([ACTIVE.value_set(operation.source)])
+        if request.dry_run:
+            self._expect(steps.SWITCHOVER)
+            return self._report(operation, Outcome.PLANNED, **facts)
+
+        self._expect(steps.SWITCHOVER)
+        self._phase("Draining", f"switchover of {request.scope}: {operation.source} to {operation.target}")
+        try:
+            entry = await self._to_the_handover(operation, plan.timing)
+        except (ActivityError, Aborted) as error:
+            # The lease decides: a lost answer may hide a handover that committed.
+            self._past_return = False
+            why = reason(error)
+            if await self._undo(operation):
+                report = self._report(operation, Outcome.AS_BEFORE, why=why, **facts)
+                if isinstance(error, Aborted):
+                    return report
+                raise ApplicationError(
+                    f"undone, everything is as before: {why}", report, type="AsBefore", non_retryable=True
+                ) from error
+            entry = (await self._do(steps.LEFTOVER, LeaseActivities.leftover, request.scope, policies.LOOK)).entry
+        # The lease names the target: from here there is only forward.
+        report = await self._forward(operation, entry)
+        return report.model_copy(update=facts)
+
+    async def _to_the_handover(self, operation: Operation, timing: Timing) -> EntryRef | None:
+        order = StepInput(operation=operation)
+
+        async def do(step, method, argument=order, policy=policies.STEP):  # type: ignore[no-untyped-def]
+            return await self._do(step, method, argument, policy, abortable=True)
+
+        await do(steps.BEGIN, LeaseActivities.begin)
+        await do(steps.STOP_CHECKPOINT, MirrorActivities.stop_checkpoint, order, policies.PREPARE)
+        await together(
+            do(steps.CLOSE, FenceActivities.close),
+            do(steps.FREEZE, FenceActivities.freeze),
+        )
+        while True:
+            _, cut = await together(
+                do(steps.TRANSACTIONS, CutActivities.fence_transactions),
+                do(steps.CUT, CutActivities.take),
+            )
+            at_cut = StepInput(operation=operation, entry=cut.entry)
+            await do(steps.DRAIN, CutActivities.prove, at_cut, policies.drain(timing))
+            closed = await do(steps.CLOSE_MIRROR, CutActivities.close_mirror, at_cut)
+            ledger = StepInput(operation=operation, entry=closed.entry)
+            await do(steps.GROUPS, GroupActivities.carry_over, ledger)
+            if self._abort:
+                raise Aborted(self._abort)
+            self._past_return = True
+            handed = await self._do(steps.HAND_OVER, LeaseActivities.hand_over, ledger, policies.STEP)
+            if not handed.changed:
+                return closed.entry
+            # A late record or a new topic: the mirror has to bring it over, so its gate opens and the cut is taken again.
+            self._past_return = False
+            workflow.logger.warning("changed after the cut, draining again: %s", "; ".join(handed.changed))
+            await do(steps.RESTORE, MirrorActivities.restore, order, policies.PREPARE)

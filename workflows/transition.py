@@ -1,0 +1,325 @@
+"""What switchover and recovery share: running a step, showing it, aborting, undoing, going forward."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.cut import CutActivities
+    from activities.endpoint import EndpointActivities
+    from activities.fence import FenceActivities
+    from activities.groups import GroupActivities
+    from activities.lease import LeaseActivities
+    from activities.mirror import MirrorActivities
+    from activities.status import StatusActivities
+    from dcdr.errors import InvalidRequestError
+    from dcdr.model import (
+        AbortRequest,
+        EntryRef,
+        GroupsResult,
+        LeftoverResult,
+        Operation,
+        Outcome,
+        ReopenResult,
+        StepInput,
+        StepReport,
+        StepResult,
+        StepState,
+        TransactionsResult,
+        TransitionReport,
+        VerifyResult,
+    )
+    from workflows import policies, steps
+    from workflows.steps import Step
+
+SCOPE = SearchAttributeKey.for_keyword("DrScope")
+PHASE = SearchAttributeKey.for_keyword("DrPhase")
+ACTIVE = SearchAttributeKey.for_keyword("DrActiveDC")
+
+R = TypeVar("R")
+A = TypeVar("A")
+MARKS = {
+    StepState.PENDING: "pending",
+    StepState.NOW: "**NOW**",
+    StepState.DONE: "done",
+    StepState.SKIPPED: "-",
+    StepState.UNDONE: "undone",
+    StepState.FAILED: "FAILED",
+}
+
+
+class Aborted(Exception):  # noqa: N818 - a decision, not an error
+    """Somebody asked for the operation to be undone."""
+
+
+def transition_id(scope: str) -> str:
+    """The one workflow id of all mutating operations of a scope, so that two can never run at once."""
+    return f"dcdr/{scope}/transition"
+
+
+def check_identity(scope: str) -> None:
+    """Raises: InvalidRequestError when this run was started under another id: it could run beside another one."""
+    info = workflow.info()
+    if info.workflow_id != transition_id(scope):
+        raise InvalidRequestError(
+            f"a transition of scope {scope} runs under the workflow id {transition_id(scope)} only, this run has "
+            f"{info.workflow_id}: start it again with --workflow-id {transition_id(scope)}"
+        )
+
+
+class Transition:
+    """Base of the workflows that change a scope."""
+
+    def __init__(self) -> None:
+        self._table: dict[str, StepReport] = {}
+        self._results: dict[str, StepResult] = {}
+        self._abort: str | None = None
+        self._past_return = False
+        self._headline = ""
+        self._operation: Operation | None = None
+
+    # --- what people can ask ----------------------------------------------------------------------------------------
+
+    @workflow.update(name="abort", description="Undo the operation; refused once the handover is scheduled.")
+    async def abort(self, request: AbortRequest) -> str:
+        self._abort = f"aborted by {request.by or 'somebody'}" + (f": {request.reason}" if request.reason else "")
+        return "the operation is being undone"
+
+    @abort.validator
+    def _may_abort(self, request: AbortRequest) -> None:
+        if self._past_return:
+            raise ApplicationError(
+                "the handover is scheduled: from here the operation only goes forward. Switch back afterwards",
+                type="PastReturn",
+                non_retryable=True,
+            )
+
+    @workflow.query(name="steps", description="Every step with its state, times and counts.")
+    def report_steps(self) -> list[StepReport]:
+        return list(self._table.values())
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    async def _do(
+        self,
+        step: Step,
+        method: Callable[[Any, A], Awaitable[R]],
+        argument: A,
+        policy: workflow.ActivityConfig,
+        *,
+        abortable: bool = False,
+    ) -> R:
+        """Run one step under its own name and id; with `abortable`, an abort cancels it.
+
+        Raises: ActivityError when it failed for good, Aborted.
+        """
+        if abortable and self._abort:
+            raise Aborted(self._abort)
+        title = self._title(step)
+        began = workflow.now()
+        self._show(step, StepState.NOW, began)
+        handle = workflow.start_activity_method(
+            method,
+            argument,
+            activity_id=step.name,
+            summary=title,
+            **policy,  # type: ignore[misc]
+        )
+        if abortable:
+            await workflow.wait_condition(lambda: handle.done() or self._abort is not None)
+            if not handle.done():
+                handle.cancel()
+        try:
+            result = await handle
+        except (ActivityError, asyncio.CancelledError) as error:
+            self._show(step, StepState.FAILED, began, note=reason(error))
+            if abortable and self._abort:
+                raise Aborted(self._abort) from error
+            raise
+        if isinstance(result, StepResult):
+            self._results[step.name] = result
+            self._show(step, StepState.DONE, began, note=result.note, effect=result.took)
+        else:
+            self._show(step, StepState.DONE, began)
+        return result
+
+    def _title(self, step: Step) -> str:
+        operation = self._operation
+        if operation is None:
+            return step.title.replace("{source}", "the source").replace("{target}", "the target")
+        return step.title.format(source=operation.source, target=operation.target)
+
+    def _show(
+        self, step: Step, state: StepState, began: Any = None, note: str = "", effect: timedelta | None = None
+    ) -> None:
+        self._table[step.name] = StepReport(
+            name=step.name,
+            title=self._title(step),
+            state=state,
+            started=began,
+            duration=workflow.now() - began if began and state is not StepState.NOW else None,
+            effect=effect,
+            note=note,
+            in_outage=step.in_outage,
+        )
+        self._details()
+
+    def _expect(self, expected: tuple[Step, ...]) -> None:
+        """Show the steps that are to come as pending."""
+        for step in expected:
+            self._show(step, StepState.PENDING)
+
+    def _details(self) -> None:
+        rows = [
+            f"| {n} | {row.title} | {MARKS[row.state]} | {_ms(row.duration)} | {row.note} |"
+            for n, row in enumerate(self._table.values(), 1)
+        ]
+        head = ["| | step | state | ms | |", "|---|---|---|---|---|"]
+        workflow.set_current_details("\n".join([self._headline, "", *head, *rows]))
+
+    def _phase(self, phase: str, headline: str) -> None:
+        self._headline = headline
+        workflow.upsert_search_attributes([PHASE.value_set(phase)])
+        self._details()
+
+    # --- parts of an operation --------------------------------------------------------------------------------------
+
+    async def _forward(self, operation: Operation, entry: EntryRef | None) -> TransitionReport:
+        """Everything after the handover. Each step is idempotent: one that reads back as done is passed quickly."""
+        self._operation = operation
+        self._past_return = True
+        order = StepInput(operation=operation, entry=entry)
+        await self._do(steps.OPEN, FenceActivities.open, order, policies.FORWARD)
+        await together(
+            self._do(steps.FLIP, EndpointActivities.flip, order, policies.FORWARD),
+            self._do(steps.OPEN_GROUPS, FenceActivities.let_groups_in, order, policies.FORWARD),
+        )
+        self._phase("Reversing", f"{operation.target} is open; turning the mirror round")
+        await self._do(steps.RETIRE, MirrorActivities.retire, order, policies.FORWARD)
+        await self._do(steps.SEED, MirrorActivities.seed, order, policies.FORWARD)
+        await self._do(steps.START, MirrorActivities.start, order, policies.FORWARD)
+        await self._do(steps.VERIFY, StatusActivities.verify, order, policies.FORWARD)
+        await self._do(steps.FINISH, LeaseActivities.finish, order, policies.FORWARD)
+        workflow.upsert_search_attributes([ACTIVE.value_set(operation.target)])
+        self._phase("Done", f"**{operation.target} is active**, epoch {operation.epoch + 1}")
+        return self._report(operation, Outcome.DONE, entry=entry)
+
+    async def _undo(self, operation: Operation) -> bool:
+        """Return everything to how it was, in reverse. False when the handover had committed: then only forward."""
+        self._operation = operation
+        self._phase("Undoing", f"undoing: {operation.source} stays active")
+        order = StepInput(operation=operation)
+        undo = policies.FORWARD
+        reopened: ReopenResult = await self._do(steps.REOPEN_LEASE, LeaseActivities.reopen, order, undo)
+        if reopened.moved:
+            return False
+        if reopened.begun:
+            await self._do(steps.REOPEN, FenceActivities.reopen, order, undo)
+            await self._do(steps.THAW, FenceActivities.thaw, order, undo)
+            await self._do(steps.RESTORE, MirrorActivities.restore, order, undo)
+            await self._do(steps.RESUME_CHECKPOINT, MirrorActivities.resume_checkpoint, order, undo)
+            await self._do(steps.FINISH, LeaseActivities.finish, order, undo)
+        for step in steps.SWITCHOVER:
+            row = self._table.get(step.name)
+            if row is not None and step is not steps.FINISH:
+                state = StepState.UNDONE if row.state is StepState.DONE else row.state
+                state = StepState.SKIPPED if state is StepState.PENDING else state
+                self._table[step.name] = row.model_copy(update={"state": state})
+        workflow.upsert_search_attributes([ACTIVE.value_set(operation.source)])
+        self._phase("AsBefore", f"**everything is as before**: {operation.source} is active")
+        return True
+
+    async def _settle_leftover(self, scope: str) -> tuple[str, ...]:
+        """Finish or undo an operation whose run was ended from outside; say so. By what the lease says it stands."""
+        found: LeftoverResult = await self._do(steps.LEFTOVER, LeaseActivities.leftover, scope, policies.LOOK)
+        operation = found.operation
+        if operation is None:
+            return ()
+        workflow.logger.warning("operation %s of scope %s was left unfinished", operation.id, scope)
+        if not found.moved and await self._undo(operation):
+            said = f"undid {operation.id} ({operation.source} to {operation.target}), left before its handover"
+        else:
+            if found.entry is None:  # the handover committed between the look and the undo
+                found = await self._do(steps.LEFTOVER, LeaseActivities.leftover, scope, policies.LOOK)
+            await self._forward(operation, found.entry)
+            said = f"finished {operation.id} ({operation.source} to {operation.target}), left after its handover"
+        self._table = {}
+        self._results = {}
+        self._operation = None
+        self._past_return = False
+        return (said,)
+
+    def _report(
+        self, operation: Operation, outcome: Outcome, *, why: str = "", entry: EntryRef | None = None, **more: Any
+    ) -> TransitionReport:
+        done = outcome is Outcome.DONE
+        closed, flipped = self._results.get(steps.CLOSE.name), self._results.get(steps.FLIP.name)
+        outage = None
+        if closed and flipped and done:
+            outage = (flipped.started + flipped.took) - (closed.started + closed.took)
+        groups = self._results.get(steps.GROUPS.name)
+        transactions = self._results.get(steps.TRANSACTIONS.name)
+        verified = self._results.get(steps.VERIFY.name)
+        cut = self._results.get(steps.CUT.name)
+        counts = cut.counts if cut else {}
+        return TransitionReport(
+            scope=operation.scope,
+            operation_id=operation.id,
+            source=operation.source,
+            target=operation.target,
+            outcome=outcome,
+            epoch=operation.epoch + 1 if done else operation.epoch,
+            active=operation.target if done else operation.source,
+            why=why,
+            ledger=entry,
+            topics=counts.get("topics", 0),
+            partitions=counts.get("partitions", 0),
+            records_at_cut=counts.get("offsets", 0),
+            groups=groups.groups if isinstance(groups, GroupsResult) else (),
+            transactions_fenced=transactions.fenced if isinstance(transactions, TransactionsResult) else (),
+            tail=verified.tail if isinstance(verified, VerifyResult) else (),
+            producers_left=verified.producers if isinstance(verified, VerifyResult) else 0,
+            outage=outage,
+            steps=tuple(self._table.values()),
+            **more,
+        )
+
+
+async def together(*parts: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Run side by side; wait for all of them, then raise the first failure, so that none still acts behind our back."""
+    results = await asyncio.gather(*parts, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+async def unstoppable(body: Coroutine[Any, Any, R], on_cancel: Callable[[], None]) -> R:
+    """Run `body` to its end: a cancellation of the workflow becomes a request (`on_cancel`), never a half-done step."""
+    task = asyncio.ensure_future(body)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                raise
+            on_cancel()
+
+
+def reason(error: BaseException) -> str:
+    """The innermost message of a failed activity: what the step itself said."""
+    inner: BaseException = error
+    while getattr(inner, "cause", None) is not None:
+        inner = inner.cause  # type: ignore[attr-defined]
+    return getattr(inner, "message", None) or str(inner) or type(inner).__name__
+
+
+def _ms(duration: timedelta | None) -> str:
+    return "" if duration is None else f"{duration.total_seconds() * 1000:.0f}"
