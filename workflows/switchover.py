@@ -45,7 +45,7 @@ class SwitchoverWorkflow(Transition):
         workflow.upsert_search_attributes([ACTIVE.value_set(operation.source)])
         if request.dry_run:
             self._expect(steps.SWITCHOVER)
-            return self._report(operation, Outcome.PLANNED, **facts)
+            return self._report(operation, Outcome.PLANNED).model_copy(update=facts)
 
         self._expect(steps.SWITCHOVER)
         self._phase("Draining", f"switchover of {request.scope}: {operation.source} to {operation.target}")
@@ -56,7 +56,7 @@ class SwitchoverWorkflow(Transition):
             self._past_return = False
             why = reason(error)
             if await self._undo(operation):
-                report = self._report(operation, Outcome.AS_BEFORE, why=why, **facts)
+                report = self._report(operation, Outcome.AS_BEFORE, why=why).model_copy(update=facts)
                 if isinstance(error, Aborted):
                     return report
                 raise ApplicationError(
@@ -69,33 +69,29 @@ class SwitchoverWorkflow(Transition):
 
     async def _to_the_handover(self, operation: Operation, timing: Timing) -> EntryRef | None:
         order = StepInput(operation=operation)
-
-        async def do(step, method, argument=order, policy=policies.STEP):  # type: ignore[no-untyped-def]
-            return await self._do(step, method, argument, policy, abortable=True)
-
-        await do(steps.BEGIN, LeaseActivities.begin)
-        await do(steps.STOP_CHECKPOINT, MirrorActivities.stop_checkpoint, order, policies.PREPARE)
+        await self._can_stop(steps.BEGIN, LeaseActivities.begin, order, policies.STEP)
+        await self._can_stop(steps.STOP_CHECKPOINT, MirrorActivities.stop_checkpoint, order, policies.PREPARE)
         await together(
-            do(steps.CLOSE, FenceActivities.close),
-            do(steps.FREEZE, FenceActivities.freeze),
+            self._can_stop(steps.CLOSE, FenceActivities.close, order, policies.STEP),
+            self._can_stop(steps.FREEZE, FenceActivities.freeze, order, policies.STEP),
         )
         while True:
             _, cut = await together(
-                do(steps.TRANSACTIONS, CutActivities.fence_transactions),
-                do(steps.CUT, CutActivities.take),
+                self._can_stop(steps.TRANSACTIONS, CutActivities.fence_transactions, order, policies.STEP),
+                self._can_stop(steps.CUT, CutActivities.take, order, policies.STEP),
             )
             at_cut = StepInput(operation=operation, entry=cut.entry)
-            await do(steps.DRAIN, CutActivities.prove, at_cut, policies.drain(timing))
-            closed = await do(steps.CLOSE_MIRROR, CutActivities.close_mirror, at_cut)
+            await self._can_stop(steps.DRAIN, CutActivities.prove, at_cut, policies.drain(timing))
+            closed = await self._can_stop(steps.CLOSE_MIRROR, CutActivities.close_mirror, at_cut, policies.STEP)
             ledger = StepInput(operation=operation, entry=closed.entry)
-            await do(steps.GROUPS, GroupActivities.carry_over, ledger)
+            await self._can_stop(steps.GROUPS, GroupActivities.carry_over, ledger, policies.STEP)
             if self._abort:
                 raise Aborted(self._abort)
             self._past_return = True
             handed = await self._do(steps.HAND_OVER, LeaseActivities.hand_over, ledger, policies.STEP)
             if not handed.changed:
                 return closed.entry
-            # A late record or a new topic: the mirror has to bring it over, so its gate opens and the cut is taken again.
+            # A late record or a new topic: the mirror has to bring it over, so its gate opens and the cut is retaken.
             self._past_return = False
             workflow.logger.warning("changed after the cut, draining again: %s", "; ".join(handed.changed))
-            await do(steps.RESTORE, MirrorActivities.restore, order, policies.PREPARE)
+            await self._can_stop(steps.RESTORE, MirrorActivities.restore, order, policies.PREPARE)

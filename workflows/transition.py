@@ -12,10 +12,8 @@ from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.cut import CutActivities
     from activities.endpoint import EndpointActivities
     from activities.fence import FenceActivities
-    from activities.groups import GroupActivities
     from activities.lease import LeaseActivities
     from activities.mirror import MirrorActivities
     from activities.status import StatusActivities
@@ -125,13 +123,9 @@ class Transition:
         title = self._title(step)
         began = workflow.now()
         self._show(step, StepState.NOW, began)
-        handle = workflow.start_activity_method(
-            method,
-            argument,
-            activity_id=step.name,
-            summary=title,
-            **policy,  # type: ignore[misc]
-        )
+        # The SDK's overloads tell sync from async methods by types that a generic helper cannot repeat.
+        start: Callable[..., workflow.ActivityHandle[R]] = workflow.start_activity_method  # type: ignore[assignment]
+        handle = start(method, argument, activity_id=step.name, summary=title, **policy)
         if abortable:
             await workflow.wait_condition(lambda: handle.done() or self._abort is not None)
             if not handle.done():
@@ -149,6 +143,12 @@ class Transition:
         else:
             self._show(step, StepState.DONE, began)
         return result
+
+    async def _can_stop(
+        self, step: Step, method: Callable[[Any, A], Awaitable[R]], argument: A, policy: workflow.ActivityConfig
+    ) -> R:
+        """`_do`, for the steps before the handover: an abort cancels them."""
+        return await self._do(step, method, argument, policy, abortable=True)
 
     def _title(self, step: Step) -> str:
         operation = self._operation
@@ -257,7 +257,7 @@ class Transition:
         return (said,)
 
     def _report(
-        self, operation: Operation, outcome: Outcome, *, why: str = "", entry: EntryRef | None = None, **more: Any
+        self, operation: Operation, outcome: Outcome, *, why: str = "", entry: EntryRef | None = None
     ) -> TransitionReport:
         done = outcome is Outcome.DONE
         closed, flipped = self._results.get(steps.CLOSE.name), self._results.get(steps.FLIP.name)
@@ -288,7 +288,6 @@ class Transition:
             producers_left=verified.producers if isinstance(verified, VerifyResult) else 0,
             outage=outage,
             steps=tuple(self._table.values()),
-            **more,
         )
 
 
