@@ -1,0 +1,1 @@
+"""Assembly: settings to adapters to activities to a Temporal worker."""

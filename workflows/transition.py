@@ -124,7 +124,7 @@ class Transition:
         began = workflow.now()
         self._show(step, StepState.NOW, began)
         # The SDK's overloads tell sync from async methods by types that a generic helper cannot repeat.
-        start: Callable[..., workflow.ActivityHandle[R]] = workflow.start_activity_method  # type: ignore[assignment]
+        start: Callable[..., workflow.ActivityHandle[R]] = workflow.start_activity_method
         handle = start(method, argument, activity_id=step.name, summary=title, **policy)
         if abortable:
             await workflow.wait_condition(lambda: handle.done() or self._abort is not None)

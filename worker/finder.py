@@ -1,0 +1,58 @@
+"""Finds operations whose run was ended from outside, and starts their recovery past their deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from temporalio.client import Client
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from dcdr.errors import DcdrError
+from dcdr.model import RecoveryRequest
+from dcdr.ports import Directory
+from workflows.recovery import RecoveryWorkflow
+from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT
+from workflows.transition import transition_id
+
+LOOK_EVERY_SECONDS = 5.0
+log = logging.getLogger("dcdr.finder")
+
+
+async def find_forever(client: Client, directory: Directory, *, task_queue: str = TASK_QUEUE) -> None:
+    """Look at every scope's lease every few seconds, for the life of the worker."""
+    while True:
+        for name in directory.names():
+            try:
+                await look(client, directory, name, task_queue=task_queue)
+            except (DcdrError, RPCError) as error:
+                log.warning("scope %s could not be looked at: %s", name, error)
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+
+async def look(client: Client, directory: Directory, name: str, *, task_queue: str = TASK_QUEUE) -> bool:
+    """Start the recovery of `name` if its lease names an operation past its deadline and no run holds the workflow id.
+
+    Returns: whether a recovery was started.
+    """
+    stored = await directory.scope(name).lease.read(name)
+    if stored is None or stored.record.op_id is None or stored.record.deadline is None:
+        return False
+    if datetime.now(UTC) < stored.record.deadline:
+        return False
+    try:
+        await client.start_workflow(
+            RecoveryWorkflow.run,
+            RecoveryRequest(scope=name, requested_by="worker"),
+            id=transition_id(name),
+            task_queue=task_queue,
+            task_timeout=TASK_TIMEOUT,
+            static_summary=f"recovery of {name}",
+            static_details=f"operation {stored.record.op_id} was left behind",
+        )
+    except WorkflowAlreadyStartedError:
+        return False  # a run is at work; its own deadlines bound it
+    log.warning("scope %s: operation %s was left past its deadline, recovery started", name, stored.record.op_id)
+    return True

@@ -1,0 +1,36 @@
+"""One place for what worker, starter, replayer and tests must agree on: converter, failure types, names, connection."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import ValidationError
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+
+from dcdr.errors import UnreachableError
+
+TASK_QUEUE = "dr"
+CONVERTER = pydantic_data_converter
+FAILURE_TYPES: list[type[BaseException]] = [ValidationError, TypeError]
+"""Input that cannot be read fails the run; by default it would hang "Running" and could not even be cancelled."""
+TASK_TIMEOUT = timedelta(seconds=3)
+
+
+async def connect(identity: str | None = None) -> Client:
+    """Connect with Temporal's own profile and variables (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, ...).
+
+    Raises: UnreachableError naming address and namespace.
+    """
+    config = ClientConfig.load_client_connect_config()
+    config.setdefault("target_host", "127.0.0.1:7233")
+    try:
+        if identity is None:
+            return await Client.connect(**config, data_converter=CONVERTER)
+        return await Client.connect(**config, data_converter=CONVERTER, identity=identity)
+    except RuntimeError as error:
+        raise UnreachableError(
+            f"no Temporal service at {config['target_host']}, namespace {config.get('namespace', 'default')}: {error}. "
+            "Set TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, or TEMPORAL_PROFILE"
+        ) from error
