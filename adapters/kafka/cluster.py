@@ -1,0 +1,129 @@
+"""One data center's Kafka cluster: its connections, and the ports they serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from confluent_kafka import Producer
+
+from adapters.kafka.fence import KafkaProduceFence
+from adapters.kafka.groups import KafkaConsumerGroups
+from adapters.kafka.ledger import LANE as LEDGER_LANE
+from adapters.kafka.ledger import KafkaLedger
+from adapters.kafka.logs import KafkaLogs
+from adapters.kafka.positions import LANE as POSITIONS_LANE
+from adapters.kafka.positions import KafkaMirrorPositions
+from adapters.kafka.tail import WARM
+from adapters.kafka.transactions import KafkaTransactions
+from adapters.kafka.wire import ACT, LOOK, REQUEST_TIMEOUT, Wire
+from dcdr.errors import DcdrError
+from dcdr.settings import ConnectSettings, Credentials, KafkaSettings
+
+log = logging.getLogger(__name__)
+
+KEEP_UP: Final = timedelta(milliseconds=250)
+"""Between two reads of the tails in the background: what a call inside the outage finds unread is not older."""
+KEEP_CONNECTED: Final = timedelta(seconds=20)
+"""Between two looks at the connections: brokers close idle ones after ten minutes, and a cut link is found early."""
+
+
+class KafkaCluster:
+    """All Kafka ports of one data center; they share connections, metadata and one close.
+
+    Call `warm` when the worker starts, `close` when it ends, both on the event loop that uses the ports.
+    Ports: `fence`, `logs`, `transactions`, `groups`, `ledger`, `positions`.
+    """
+
+    def __init__(
+        self, dc: str, settings: KafkaSettings, connect: ConnectSettings, *, timeout: timedelta = REQUEST_TIMEOUT
+    ) -> None:
+        self._dc = dc
+        self._settings = settings
+        self._wire = Wire(dc, settings.bootstrap, self._user(settings.admin), timeout=timeout)
+        self._canary = Wire(
+            dc,
+            settings.bootstrap,
+            self._user(settings.canary),
+            timeout=timeout,
+            client_id="dcdr-canary",
+            directory=self._wire,
+        )
+        self.fence = KafkaProduceFence(self._wire, self._canary, settings.canary_topic)
+        self.logs = KafkaLogs(self._wire)
+        self.transactions = KafkaTransactions(self._wire)
+        self.groups = KafkaConsumerGroups(self._wire)
+        self.ledger = KafkaLedger(self._wire, settings.ledger_topic, self._producer)
+        self.positions = KafkaMirrorPositions(self._wire, connect.offsets_topic)
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def warm(self) -> None:
+        """Connect, read the tails to their ends, and keep all of it warm from now on.
+
+        Raises: UnreachableError when no broker answers; MisconfiguredError when a topic is missing or a user refused.
+        """
+        await self._connect()
+        await self.ledger.warm(WARM)
+        await self.positions.keep_up(WARM)
+        if not self._background:
+            for name, interval, work in (
+                ("tails", KEEP_UP, self._keep_up),
+                ("connections", KEEP_CONNECTED, self._connect),
+            ):
+                self._background.add(asyncio.create_task(self._repeat(work, interval), name=f"{self._dc} {name}"))
+
+    async def close(self) -> None:
+        tasks, self._background = self._background, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.ledger.close()
+        await self._canary.close()
+        await self._wire.close()
+
+    async def _connect(self) -> None:
+        await self._wire.warm((LOOK, ACT, LEDGER_LANE, POSITIONS_LANE))
+        await self._wire.metadata([self._settings.canary_topic])
+        await self._canary.warm((LOOK,))
+
+    async def _keep_up(self) -> None:
+        await self.positions.keep_up()
+        await self.ledger.keep_up()
+
+    async def _repeat(self, work: Any, interval: timedelta) -> None:
+        """For ever: trouble is said once, and again when it is over, not at every round."""
+        said = ""
+        while True:
+            await asyncio.sleep(interval.total_seconds())
+            try:
+                await work()
+            except DcdrError as error:
+                if not said:
+                    log.warning("%s: not warm: %s", self._dc, error)
+                said = str(error)
+            else:
+                if said:
+                    log.info("%s: warm again", self._dc)
+                said = ""
+
+    def _user(self, credentials: Credentials) -> Credentials | None:
+        return credentials if self._settings.security_protocol == "SASL_PLAINTEXT" else None
+
+    def _producer(self, more: Mapping[str, Any]) -> Producer:
+        values: dict[str, Any] = {
+            "bootstrap.servers": ",".join(self._settings.bootstrap),
+            "security.protocol": self._settings.security_protocol,
+            "client.id": "dcdr-ledger",
+            "log_level": 0,  # what goes wrong comes back with the delivery; librdkafka would repeat it on stderr
+            **more,
+        }
+        if (admin := self._user(self._settings.admin)) is not None:
+            values |= {
+                "sasl.mechanism": "PLAIN",
+                "sasl.username": admin.username,
+                "sasl.password": admin.password_file.read_text().rstrip("\r\n"),
+            }
+        return Producer(values)

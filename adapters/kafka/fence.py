@@ -1,0 +1,298 @@
+"""The users' gates of one cluster as ACLs, confirmed by what they do to a canary (design, section 4.5 and 4.6)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+from adapters.kafka import messages
+from adapters.kafka.trouble import (
+    COORDINATOR_LOAD_IN_PROGRESS,
+    COORDINATOR_NOT_AVAILABLE,
+    GROUP_AUTHORIZATION_FAILED,
+    ILLEGAL_GENERATION,
+    NOT_COORDINATOR,
+    SECURITY_DISABLED,
+    TOPIC_AUTHORIZATION_FAILED,
+    UNKNOWN_MEMBER_ID,
+    UNKNOWN_TOPIC_OR_PARTITION,
+    refusal,
+)
+from adapters.kafka.wire import ACT, LOOK, Wire, both, together
+from dcdr.errors import MisconfiguredError, UnreachableError
+from dcdr.model import FenceRules, Gate
+
+log = logging.getLogger(__name__)
+
+GATE_TIMEOUT: Final = timedelta(seconds=1)
+"""For one broker's answer to the canary; a broker that is silent for longer is UNKNOWN."""
+
+# Kafka's numbers: org.apache.kafka.common.acl and .resource.
+_ANY = 1
+_TOPIC, _GROUP, _BROKER_CONFIG = 2, 3, 4
+_LITERAL = 3
+_READ, _WRITE, _CREATE, _DELETE, _ALTER = 3, 4, 5, 6, 7
+_DENY = 2
+_EVERYBODY, _EVERYWHERE, _EVERY_NAME = "User:*", "*", "*"
+
+
+class Rule(NamedTuple):
+    """DENY of one operation on all resources of a type, for everybody, from everywhere."""
+
+    resource: int
+    operation: int
+
+
+USERS: Final = (Rule(_TOPIC, _WRITE), Rule(_TOPIC, _CREATE), Rule(_TOPIC, _DELETE), Rule(_TOPIC, _ALTER))
+GROUPS: Final = (Rule(_GROUP, _READ),)
+
+_PAST_THE_GROUP_GATE: Final = frozenset({0, UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AUTHORIZATION_FAILED, NOT_COORDINATOR,
+                                         COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, ILLEGAL_GENERATION,
+                                         UNKNOWN_MEMBER_ID})  # fmt: skip
+"""A broker checks READ on the group before anything else (KafkaApis.handleOffsetCommitRequest): these come later."""
+
+
+class KafkaProduceFence:
+    """`dcdr.ports.ProduceFence` of one cluster, in ACL mode.
+
+    `canary` speaks as an ordinary user with ALLOW WRITE on `canary_topic` and ALLOW READ on the group of that name.
+    """
+
+    def __init__(self, wire: Wire, canary: Wire, canary_topic: str) -> None:
+        self._wire = wire
+        self._canary = canary
+        self._topic = canary_topic
+
+    async def rules(self) -> FenceRules:
+        """DescribeAcls and the broker configuration, side by side; the rules are those one broker obeys just now."""
+        described, configs = await both(
+            self._wire.any(
+                lambda: messages.DESCRIBE_ACLS(
+                    resource_type_filter=_ANY,
+                    resource_name_filter=_EVERY_NAME,
+                    pattern_type_filter=_LITERAL,
+                    principal_filter=_EVERYBODY,
+                    host_filter=_EVERYWHERE,
+                    operation=_ANY,
+                    permission_type=_DENY,
+                )
+            ),
+            self._broker_configs(),
+        )
+        if described.error_code == SECURITY_DISABLED:
+            return FenceRules(authorizer=False, default_deny=False, users_denied=False, groups_denied=False)
+        if described.error_code:
+            raise refusal(self._wire.dc, described.error_code, "describing ACLs")
+        standing = {
+            Rule(resource.resource_type, acl.operation) for resource in described.resources for acl in resource.acls
+        }
+        return FenceRules(
+            authorizer=True,
+            default_deny=configs.get("allow.everyone.if.no.acl.found", "false").lower() != "true",
+            users_denied=standing.issuperset(USERS),
+            groups_denied=standing.issuperset(GROUPS),
+            super_users=frozenset(user for user in configs.get("super.users", "").split(";") if user),
+        )
+
+    async def close_users(self) -> None:
+        await self._deny(USERS)
+
+    async def open_users(self) -> None:
+        await self._allow(USERS)
+
+    async def freeze_groups(self) -> None:
+        await self._deny(GROUPS)
+
+    async def thaw_groups(self) -> None:
+        await self._allow(GROUPS)
+
+    async def users_gates(self) -> Mapping[int, Gate]:
+        """The canary produces one record (acks=1) to the partition each broker leads, on warm connections.
+
+        A broker that leads no partition of the canary's topic cannot be asked and is UNKNOWN: see `verify_canary`.
+        """
+        return await self._ask_all(self._produce)
+
+    async def group_gates(self) -> Mapping[int, Gate]:
+        """The canary's group commits an offset at every broker, its coordinator or not: the right is checked first."""
+        return await self._ask_all(self._commit)
+
+    async def verify_canary(self) -> None:
+        """Check that every broker leads a partition of the canary's topic.
+
+        Raises: MisconfiguredError with the brokers that do not, and the assignment that would be right.
+        """
+        await self._wire.metadata([self._topic])
+        nodes = self._wire.known_nodes
+        topic = self._wire.known_topics.get(self._topic)
+        if topic is None:
+            raise MisconfiguredError(
+                f"{self._wire.dc}: the canary's topic {self._topic!r} does not exist; create it with one partition of "
+                f"one replica on each broker: kafka-topics.sh --create --replica-assignment {','.join(map(str, nodes))}"
+            )
+        without = sorted(set(nodes) - set(topic.leaders.values()))
+        if without:
+            raise MisconfiguredError(
+                f"{self._wire.dc}: brokers {without} lead no partition of {self._topic!r}, so nobody can see whether "
+                "they are closed; give each a partition of one replica with kafka-reassign-partitions.sh"
+            )
+
+    # --- rules ------------------------------------------------------------------------------------------------------
+
+    async def _deny(self, rules: Collection[Rule]) -> None:
+        """One request, one atomic batch in the metadata log; rules that stand already are left as they are."""
+        creation = messages.CREATE_ACLS.AclCreation
+        response = await self._wire.any(
+            lambda: messages.CREATE_ACLS(
+                creations=[
+                    creation(
+                        resource_type=rule.resource,
+                        resource_name=_EVERY_NAME,
+                        resource_pattern_type=_LITERAL,
+                        principal=_EVERYBODY,
+                        host=_EVERYWHERE,
+                        operation=rule.operation,
+                        permission_type=_DENY,
+                    )
+                    for rule in rules
+                ]
+            ),
+            lane=ACT,
+        )
+        self._check((result.error_code for result in response.results), "creating DENY rules")
+
+    async def _allow(self, rules: Collection[Rule]) -> None:
+        """Delete by filters with every field filled in: nobody else's rule matches."""
+        acl_filter = messages.DELETE_ACLS.DeleteAclsFilter
+        response = await self._wire.any(
+            lambda: messages.DELETE_ACLS(
+                filters=[
+                    acl_filter(
+                        resource_type_filter=rule.resource,
+                        resource_name_filter=_EVERY_NAME,
+                        pattern_type_filter=_LITERAL,
+                        principal_filter=_EVERYBODY,
+                        host_filter=_EVERYWHERE,
+                        operation=rule.operation,
+                        permission_type=_DENY,
+                    )
+                    for rule in rules
+                ]
+            ),
+            lane=ACT,
+        )
+        codes = [result.error_code for result in response.filter_results]
+        codes += [acl.error_code for result in response.filter_results for acl in result.matching_acls]
+        self._check(codes, "deleting DENY rules")
+
+    def _check(self, codes: Iterable[int], tried: str) -> None:
+        failed = next((code for code in codes if code), None)
+        if failed == SECURITY_DISABLED:
+            raise MisconfiguredError(
+                f"{self._wire.dc}: {tried}: the brokers have no authorizer, so there is nothing to close users with; "
+                "set authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+            )
+        if failed is not None:
+            raise refusal(self._wire.dc, failed, tried)
+
+    async def _broker_configs(self) -> Mapping[str, str]:
+        if not self._wire.known_nodes:
+            await self._wire.metadata()
+        resource = messages.DESCRIBE_CONFIGS.DescribeConfigsResource
+
+        async def ask(node: int) -> messages.Message:
+            return await self._wire.call(
+                node,
+                messages.DESCRIBE_CONFIGS(
+                    resources=[
+                        resource(resource_type=_BROKER_CONFIG, resource_name=str(node), configuration_keys=None)
+                    ],
+                    include_synonyms=False,
+                    include_documentation=False,
+                ),
+            )
+
+        answer = await ask(self._wire.known_nodes[0])
+        result = answer.results[0]
+        if result.error_code:
+            raise refusal(self._wire.dc, result.error_code, "reading the brokers' configuration")
+        return {config.name: config.value for config in result.configs if config.value is not None}
+
+    # --- the canary -------------------------------------------------------------------------------------------------
+
+    async def _ask_all(self, ask: Callable[[int], Awaitable[Gate]]) -> Mapping[int, Gate]:
+        """Ask the brokers we know while Metadata is asked whether there are more, and these then."""
+        first = self._wire.known_nodes
+        answers, _ = await both(_ask_each(first, ask), self._wire.metadata([self._topic]))
+        now = self._wire.known_nodes
+        late = await _ask_each([node for node in now if node not in first], ask)
+        gates = {**answers, **late}
+        return {node: gates[node] for node in now}
+
+    async def _produce(self, node: int) -> Gate:
+        topic = self._wire.known_topics.get(self._topic)
+        if topic is None:
+            topic = (await self._wire.metadata([self._topic])).get(self._topic)
+        partition = next((p for p, leader in topic.leaders.items() if leader == node), None) if topic else None
+        if partition is None:
+            log.warning("%s: broker %d leads no partition of %s: its gate is unknown", self._wire.dc, node, self._topic)
+            return Gate.UNKNOWN
+        of_topic = messages.PRODUCE.TopicProduceData
+        record = messages.small_batch(int(time.time() * 1000), None, b"canary")
+        request = messages.PRODUCE(
+            transactional_id=None,
+            acks=1,
+            timeout_ms=int(GATE_TIMEOUT.total_seconds() * 1000),
+            topic_data=[
+                of_topic(
+                    name=self._topic, partition_data=[of_topic.PartitionProduceData(index=partition, records=record)]
+                )
+            ],
+        )
+        response = await self._canary.call(node, request, lane=LOOK, timeout=GATE_TIMEOUT.total_seconds())
+        code = response.responses[0].partition_responses[0].error_code
+        return produce_verdict(code)
+
+    async def _commit(self, node: int) -> Gate:
+        of_topic = messages.OFFSET_COMMIT.OffsetCommitRequestTopic
+        position = of_topic.OffsetCommitRequestPartition(
+            partition_index=0, committed_offset=0, committed_leader_epoch=-1, committed_metadata=""
+        )
+        request = messages.OFFSET_COMMIT(
+            group_id=self._topic,
+            generation_id_or_member_epoch=-1,
+            member_id="",
+            group_instance_id=None,
+            topics=[of_topic(name=self._topic, partitions=[position])],
+        )
+        response = await self._canary.call(node, request, lane=LOOK, timeout=GATE_TIMEOUT.total_seconds())
+        return commit_verdict(response.topics[0].partitions[0].error_code)
+
+
+def produce_verdict(code: int) -> Gate:
+    """What an answer to the canary's Produce says about the users' gate."""
+    if code == TOPIC_AUTHORIZATION_FAILED:
+        return Gate.CLOSED
+    return Gate.OPEN if code == 0 else Gate.UNKNOWN
+
+
+def commit_verdict(code: int) -> Gate:
+    """What an answer to the canary's OffsetCommit says about the groups' gate."""
+    if code == GROUP_AUTHORIZATION_FAILED:
+        return Gate.CLOSED
+    return Gate.OPEN if code in _PAST_THE_GROUP_GATE else Gate.UNKNOWN
+
+
+async def _ask_each(nodes: Collection[int], ask: Callable[[int], Awaitable[Gate]]) -> Mapping[int, Gate]:
+    async def one(node: int) -> Gate:
+        try:
+            return await ask(node)
+        except UnreachableError as error:
+            log.warning("%s: its gate is unknown", error)
+            return Gate.UNKNOWN
+
+    wanted = list(nodes)
+    return dict(zip(wanted, await together(one(node) for node in wanted), strict=True))

@@ -1,0 +1,77 @@
+"""Where the mirror stands: a warm tail of Connect's offsets topic."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import NamedTuple
+
+from adapters.kafka.records import Record
+from adapters.kafka.tail import CATCH_UP, Tail
+from adapters.kafka.wire import Wire
+from dcdr.model import TopicPartition
+
+LANE = "positions"
+
+
+class Stored(NamedTuple):
+    """One record of the offsets topic: the last copied offset of a partition; None where it was forgotten."""
+
+    connector: str
+    partition: TopicPartition
+    offset: int | None
+
+
+class KafkaMirrorPositions:
+    """`dcdr.ports.MirrorPositions`: the stored source offsets of the connectors of one Connect cluster."""
+
+    def __init__(self, wire: Wire, offsets_topic: str) -> None:
+        self._stored: defaultdict[str, dict[TopicPartition, int]] = defaultdict(dict)
+        self._tail = Tail(wire, offsets_topic, self._apply, self._stored.clear, lane=LANE)
+
+    async def current(self, connector: str) -> Mapping[TopicPartition, int]:
+        """Offsets committed before this call are in the answer; a connector that stored none has an empty one."""
+        await self._tail.catch_up()
+        return dict(self._stored.get(connector, {}))
+
+    async def keep_up(self, within: timedelta = CATCH_UP) -> None:
+        """Read what is new, so that the next `current` has little left to read."""
+        await self._tail.catch_up(within)
+
+    def _apply(self, _: TopicPartition, record: Record) -> None:
+        stored = parse(record)
+        if stored is None:
+            return
+        if stored.offset is None:
+            self._stored[stored.connector].pop(stored.partition, None)
+        else:
+            self._stored[stored.connector][stored.partition] = stored.offset
+
+
+def parse(record: Record) -> Stored | None:
+    """Read one record as MirrorSourceConnector stores it; None for what checkpoint and heartbeat connectors store.
+
+    Key: `["<connector>", {"cluster": ..., "partition": n, "topic": ...}]`; value: `{"offset": n}` or nothing.
+    Source: MirrorUtils.wrapPartition and wrapOffset; OffsetStorageWriter for the pair.
+    """
+    try:
+        key = json.loads(record.key or b"null")
+        value = json.loads(record.value) if record.value is not None else None
+    except ValueError:
+        return None
+    match key, value:
+        case [str(connector), {"cluster": str(), "topic": str(topic), "partition": int(number), **others}], _ if (
+            not others
+        ):
+            pass
+        case _:
+            return None
+    match value:
+        case None:
+            return Stored(connector, TopicPartition(topic, number), None)
+        case {"offset": int(offset)}:
+            return Stored(connector, TopicPartition(topic, number), offset)
+        case _:
+            return None

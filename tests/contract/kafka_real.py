@@ -1,0 +1,322 @@
+"""Real Kafka for the contract tests: a small KRaft cluster on free ports of the loopback address, SASL and ACLs on.
+
+One broker by default; `brokers=3` for what needs followers. The processes are started once for the test session and
+ended with it, by their own process ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+from confluent_kafka.cimpl import NewTopic
+
+from adapters.kafka import KafkaCluster
+from dcdr.settings import ConnectSettings, Credentials, KafkaSettings
+from lab.toolchain.build import Part, Toolchain, ensure
+
+HOST = "127.0.0.1"
+READY_S = 60.0
+"""A broker answers after 3 s on two idle cores; the rest is for busy ones."""
+CANARY_TOPIC = "dcdr-canary.internal"
+LEDGER_TOPIC = "dcdr-ledger.internal"
+OFFSETS_TOPIC = "connect-offsets.internal"
+USERS = ("admin", "broker", "app", "canary")
+
+
+@dataclass
+class Broker:
+    """One process; `node` is its broker id, `port` its SASL listener."""
+
+    node: int
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def freeze(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+
+@dataclass
+class RealKafka:
+    """A running cluster, with the passwords of its users in files."""
+
+    folder: Path
+    brokers: list[Broker] = field(default_factory=list)
+    _admin: AdminClient | None = None
+
+    @property
+    def bootstrap(self) -> tuple[str, ...]:
+        return tuple(f"{HOST}:{broker.port}" for broker in self.brokers)
+
+    def password_file(self, user: str) -> Path:
+        return self.folder / f"{user}.password"
+
+    def credentials(self, user: str) -> Credentials:
+        return Credentials(username=user, password_file=self.password_file(user))
+
+    def client(self, user: str = "admin", **more: object) -> dict[str, Any]:
+        """What a confluent-kafka client needs to connect as `user`."""
+        return {
+            "bootstrap.servers": ",".join(self.bootstrap),
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": user,
+            "sasl.password": self.password_file(user).read_text(),
+            **more,
+        }
+
+    def settings(self, **more: object) -> KafkaSettings:
+        values: dict[str, object] = {
+            "bootstrap": self.bootstrap,
+            "admin": self.credentials("admin"),
+            "canary": self.credentials("canary"),
+            **more,
+        }
+        return KafkaSettings.model_validate(values)
+
+    def cluster(self, **more: object) -> KafkaCluster:
+        """The adapter under test, connected to this cluster."""
+        return KafkaCluster(
+            "dc-a", self.settings(**more), ConnectSettings(url="http://127.0.0.1:1", group_id="connect")
+        )
+
+    def admin(self) -> AdminClient:
+        """One client for the cluster's life: librdkafka drops what a collected one was still waiting for."""
+        if self._admin is None:
+            self._admin = AdminClient(self.client(log_level=0))
+        return self._admin
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        replicas: Sequence[Sequence[int]] | None = None,
+        config: dict[str, str] | None = None,
+    ) -> None:
+        """Create it and wait until every broker knows it; `replicas` assigns each partition's brokers."""
+        if replicas is not None:
+            topic = NewTopic(name, len(replicas), replica_assignment=[list(r) for r in replicas], config=config or {})
+        else:
+            topic = NewTopic(name, partitions, replication_factor=1, config=config or {})
+        for created in self.admin().create_topics([topic]).values():
+            created.result(10)
+
+    def producer(self, user: str = "app", **more: object) -> Producer:
+        return Producer(self.client(user, **{"linger.ms": 0, **more}))
+
+
+def start(folder: Path, brokers: int = 1) -> RealKafka:
+    """Format and start a cluster; the first broker is the only controller. Returns once every broker answers."""
+    toolchain = ensure([Part.KAFKA])
+    kafka = RealKafka(folder)
+    for user in USERS:
+        path = kafka.password_file(user)
+        path.write_text(secrets.token_urlsafe(12))
+        path.chmod(0o600)
+    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    controller, *ports = _free_ports(brokers + 1)
+    try:
+        for node, port in enumerate(ports, start=1):
+            properties = _properties(kafka, node, port, controller, brokers)
+            log = (folder / f"broker-{node}.log").open("wb")
+            java = _java(toolchain)
+            subprocess.run(
+                [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=True,
+                timeout=READY_S,
+            )
+            process = subprocess.Popen([*java, "kafka.Kafka", str(properties)], stdout=log, stderr=subprocess.STDOUT)
+            kafka.brokers.append(Broker(node, port, process))
+        _await_ready(kafka, brokers)
+        _provision(kafka)
+    except BaseException:
+        stop(kafka)
+        raise
+    return kafka
+
+
+def stop(kafka: RealKafka) -> None:
+    """End exactly the processes `start` started, frozen ones too."""
+    for broker in kafka.brokers:
+        with contextlib.suppress(ProcessLookupError):
+            broker.process.kill()
+            broker.thaw()
+    for broker in kafka.brokers:
+        broker.process.wait(30)
+
+
+@contextlib.contextmanager
+def running(brokers: int = 1) -> Iterator[RealKafka]:
+    """A cluster for one `with` block, its data in a temporary folder."""
+    folder = Path(tempfile.mkdtemp(prefix="dcdr-kafka-"))
+    kafka = None
+    try:
+        kafka = start(folder, brokers)
+        yield kafka
+    finally:
+        if kafka is not None:
+            stop(kafka)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- fixtures: imported by conftest ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def real_kafka() -> Iterator[RealKafka]:
+    """One broker for the whole session; tests keep apart by topic and group names."""
+    with running() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def real_kafka_3() -> Iterator[RealKafka]:
+    """Three brokers, for what followers and per-broker answers need."""
+    with running(3) as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+async def kafka_cluster(real_kafka: RealKafka) -> AsyncIterator[KafkaCluster]:
+    """The adapter, warm, on the single broker."""
+    cluster = real_kafka.cluster()
+    await cluster.warm()
+    yield cluster
+    await cluster.close()
+
+
+# --- how a broker is made -------------------------------------------------------------------------------------------
+
+
+def _properties(kafka: RealKafka, node: int, port: int, controller: int, brokers: int) -> Path:
+    passwords = {user: kafka.password_file(user).read_text() for user in USERS}
+    login = 'org.apache.kafka.common.security.plain.PlainLoginModule required username="broker" '
+    login += f'password="{passwords["broker"]}" ' + " ".join(f'user_{u}="{p}"' for u, p in passwords.items()) + ";"
+    values = {
+        "process.roles": "broker,controller" if node == 1 else "broker",
+        "node.id": node,
+        "controller.quorum.voters": f"1@{HOST}:{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"CONTROL://{HOST}:{port}" + (f",CONTROLLER://{HOST}:{controller}" if node == 1 else ""),
+        "advertised.listeners": f"CONTROL://{HOST}:{port}",
+        "listener.security.protocol.map": "CONTROL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "CONTROL",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "listener.name.control.plain.sasl.jaas.config": login,
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        # ANONYMOUS is the broker on the controller's plaintext listener; no other listener lets anybody be anonymous.
+        "super.users": "User:admin;User:broker;User:ANONYMOUS",
+        "allow.everyone.if.no.acl.found": "false",
+        "auto.create.topics.enable": "false",
+        "log.dirs": kafka.folder / f"data-{node}",
+        "num.partitions": 1,
+        "offsets.topic.num.partitions": 3,
+        "offsets.topic.replication.factor": 1,
+        "transaction.state.log.num.partitions": 3,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "group.initial.rebalance.delay.ms": 0,
+        "controller.quorum.append.linger.ms": 0,
+        # A frozen follower stays in the ISR for as long as a test looks at it.
+        "replica.lag.time.max.ms": 60_000,
+        "broker.session.timeout.ms": 60_000,
+        "log.cleaner.backoff.ms": 200,
+        "log.retention.check.interval.ms": 500,
+        "num.network.threads": 2,
+        "num.io.threads": 4,
+    }
+    path = kafka.folder / f"broker-{node}.properties"
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+    return path
+
+
+def _java(toolchain: Toolchain) -> list[str]:
+    small = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    return [str(toolchain.java), *small, "-cp", toolchain.kafka_classpath]
+
+
+def _await_ready(kafka: RealKafka, brokers: int) -> None:
+    deadline = time.monotonic() + READY_S
+    admin = kafka.admin()
+    while True:
+        for broker in kafka.brokers:
+            if broker.process.poll() is not None:
+                raise RuntimeError(f"broker {broker.node} ended at once: {kafka.folder}/broker-{broker.node}.log")
+        with contextlib.suppress(Exception):
+            if len(admin.list_topics(timeout=2).brokers) == brokers:
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no Kafka after {READY_S:g} s: look at {kafka.folder}/broker-1.log")
+        time.sleep(0.1)
+
+
+def _provision(kafka: RealKafka) -> None:
+    nodes = [broker.node for broker in kafka.brokers]
+    kafka.create_topic(CANARY_TOPIC, replicas=[[node] for node in nodes])
+    compacted = {"cleanup.policy": "compact", "max.message.bytes": "8388608"}
+    kafka.create_topic(LEDGER_TOPIC, replicas=[nodes], config=compacted)
+    kafka.create_topic(OFFSETS_TOPIC, 5, config={"cleanup.policy": "compact"})
+    allow = [
+        (ResourceType.TOPIC, CANARY_TOPIC, "canary", AclOperation.WRITE),
+        (ResourceType.GROUP, CANARY_TOPIC, "canary", AclOperation.READ),
+        (ResourceType.TOPIC, "*", "app", AclOperation.ALL),
+        (ResourceType.GROUP, "*", "app", AclOperation.ALL),
+        (ResourceType.TRANSACTIONAL_ID, "*", "app", AclOperation.ALL),
+    ]
+    bindings = [
+        AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
+        for kind, name, user, operation in allow
+    ]
+    for created in kafka.admin().create_acls(bindings).values():
+        created.result(10)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+async def eventually(check: object, within: float = 10.0) -> None:
+    """Wait until `check()` (may be a coroutine function) is true, at most `within` seconds."""
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        result = check()  # type: ignore[operator]
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            raise TimeoutError(f"not within {within:g} s")
+        await asyncio.sleep(0.01)
