@@ -1,14 +1,16 @@
 """Failpoints: exact moments at which a test makes this process die, hang or lose an answer.
 
-`DCDR_FAILPOINT=<step>:<before|after>:<kill|lose|fail>[,...]` with `DCDR_FAILPOINT_DIR=<folder>`: each fires once in the
+`DCDR_FAILPOINT=<step>:<before|after>:<kill|lose|fail|hold>[,...]` with `DCDR_FAILPOINT_DIR=<folder>`: each fires once in the
 folder's life (it leaves a file there), so that the next worker gets past it. Without both variables nothing is armed.
 
 `kill` is SIGKILL of the worker, `lose` raises Unreachable (with `after`: the effect happened, the caller never
-learns), `fail` raises an error that no retry heals.
+learns), `fail` raises an error that no retry heals, `hold` waits until the folder holds a file `release` (or the step is
+cancelled).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from typing import Literal
 from dcdr.errors import MisconfiguredError, PermanentError, UnreachableError
 
 Moment = Literal["before", "after"]
+ACTS = ("kill", "lose", "fail", "hold")
+HOLD_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,29 @@ class Failpoints:
         points = []
         for part in text.split(","):
             fields = part.strip().split(":")
-            valid = len(fields) == 3 and fields[1] in ("before", "after") and fields[2] in ("kill", "lose", "fail")
+            valid = len(fields) == 3 and fields[1] in ("before", "after") and fields[2] in ACTS
             if not valid:
-                raise MisconfiguredError(f"DCDR_FAILPOINT: {part!r} is not <step>:<before|after>:<kill|lose|fail>")
+                raise MisconfiguredError(f"DCDR_FAILPOINT: {part!r} is not <step>:<before|after>:<{'|'.join(ACTS)}>")
             points.append(Failpoint(*fields))
         return cls(tuple(points), Path(folder))
 
-    def reach(self, step: str, moment: Moment) -> None:
+    async def reach(self, step: str, moment: Moment) -> None:
         """Called by the interceptor around every step; fires what is armed there and has not fired yet."""
         for point in self._points:
             if (point.step, point.moment) == (step, moment) and self._first_time(point):
                 if point.act == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if point.act == "hold":
+                    await self._hold()
+                    continue
                 if point.act == "lose":
                     raise UnreachableError(f"failpoint: the answer of {step} was lost")
                 raise PermanentError(f"failpoint: {step} failed for good")
+
+    async def _hold(self) -> None:
+        assert self._folder is not None
+        while not (self._folder / "release").exists():
+            await asyncio.sleep(HOLD_LOOK_SECONDS)
 
     def _first_time(self, point: Failpoint) -> bool:
         assert self._folder is not None

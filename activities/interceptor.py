@@ -54,9 +54,9 @@ class _Around(ActivityInboundInterceptor):
         beat = asyncio.create_task(_beat())
         began = time.monotonic()
         try:
-            self._failpoints.reach(step, "before")
+            await self._failpoints.reach(step, "before")
             result = await super().execute_activity(input)
-            self._failpoints.reach(step, "after")
+            await self._failpoints.reach(step, "after")
         except DcdrError as error:
             level = logging.INFO if isinstance(error, NotYetError) else logging.WARNING
             log.log(level, "%s: %s", step, error, extra=fields)

@@ -12,6 +12,7 @@ from temporalio.worker import Worker
 from activities.book import LedgerBook
 from activities.cut import CutActivities
 from activities.endpoint import EndpointActivities
+from activities.failpoints import Failpoints
 from activities.fence import FenceActivities
 from activities.groups import GroupActivities
 from activities.interceptor import StepInterceptor
@@ -67,8 +68,10 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
     ]
 
 
-def build_worker(client: Client, directory: Directory, *, task_queue: str = TASK_QUEUE) -> Worker:
-    """A worker for workflows and steps on `task_queue`.
+def build_worker(
+    client: Client, directory: Directory, *, task_queue: str = TASK_QUEUE, failpoints: Failpoints | None = None
+) -> Worker:
+    """A worker for workflows and steps on `task_queue`; `failpoints` default to the environment's.
 
     The sticky time-out and the heartbeat throttle are short, so that another worker takes over within seconds after a
     `kill -9` (measured: 10 s with the defaults).
@@ -78,7 +81,7 @@ def build_worker(client: Client, directory: Directory, *, task_queue: str = TASK
         task_queue=task_queue,
         workflows=WORKFLOWS,
         activities=activities_of(directory),
-        interceptors=[StepInterceptor()],
+        interceptors=[StepInterceptor(failpoints)],
         workflow_failure_exception_types=FAILURE_TYPES,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         max_heartbeat_throttle_interval=timedelta(seconds=1),

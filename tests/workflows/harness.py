@@ -1,0 +1,129 @@
+"""A Temporal server for the session, and worlds to switch over: one scope, one task queue, one file each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import SearchAttributeKey
+from temporalio.testing import WorkflowEnvironment
+
+from activities.failpoints import Failpoint, Failpoints
+from adapters.memory import MemoryWorld, memory_directory
+from dcdr.model import SwitchoverRequest, TransitionReport
+from starter.client import start
+from worker.assembly import build_worker
+from workflows.switchover import SwitchoverWorkflow
+from workflows.temporal import CONVERTER
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS, RUN_SECONDS = 30.0, 60.0
+"""A worker process imports for 2 s on a quiet core; a run that lost a worker twice takes about 15 s."""
+
+
+def temporal_cli() -> str:
+    """The dev server's binary: beside this Python, else on the PATH."""
+    beside = Path(sys.executable).with_name("temporal")
+    found = str(beside) if beside.exists() else shutil.which("temporal")
+    if found is None:
+        raise RuntimeError("the `temporal` CLI is missing: run `make setup`")
+    return found
+
+
+@contextlib.asynccontextmanager
+async def server() -> AsyncIterator[WorkflowEnvironment]:
+    """A real dev server with the search attributes and the limits that the lab's server has."""
+    keys = [SearchAttributeKey.for_keyword(name) for name in ("DrScope", "DrPhase", "DrActiveDC")]
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=temporal_cli(),
+        data_converter=CONVERTER,
+        search_attributes=keys,
+        dev_server_log_level="error",
+        dev_server_extra_args=[
+            "--dynamic-config-value",
+            "history.transferProcessorMaxPollRPS=1000",
+            "--dynamic-config-value",
+            "history.timerProcessorMaxPollRPS=1000",
+        ],
+    ) as environment:
+        yield environment
+
+
+@dataclass
+class Case:
+    """One world with its scope and queue on the shared server."""
+
+    client: Client
+    world: MemoryWorld
+    path: Path
+    scope: str
+    queue: str
+
+    @classmethod
+    def build(cls, environment: WorkflowEnvironment, folder: Path, **world: object) -> Case:
+        name = f"t{uuid4().hex[:8]}"
+        path = folder / f"{name}.world"
+        return cls(environment.client, MemoryWorld.create(path, scope=name, **world), path, name, f"q-{name}")
+
+    def request(self, target: str = "dc-b", **more: object) -> SwitchoverRequest:
+        return SwitchoverRequest(scope=self.scope, target=target, **more)
+
+    @contextlib.asynccontextmanager
+    async def worker(self, *points: Failpoint) -> AsyncIterator[None]:
+        """A worker inside this process, with these failpoints armed."""
+        failpoints = Failpoints(points, self.marks)
+        directory = memory_directory(self.path)
+        async with build_worker(self.client, directory, task_queue=self.queue, failpoints=failpoints):
+            yield
+
+    @property
+    def marks(self) -> Path:
+        """Where failpoints leave what has fired."""
+        folder = self.path.with_suffix(".marks")
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    async def reached(self, point: Failpoint) -> None:
+        """Wait until `point` has fired."""
+        async with asyncio.timeout(RUN_SECONDS):
+            while not (self.marks / point.mark).exists():  # noqa: ASYNC110 - a file of another process is all there is
+                await asyncio.sleep(0.02)
+
+    async def start(self, target: str = "dc-b", **more: object) -> WorkflowHandle[SwitchoverWorkflow, TransitionReport]:
+        """Start a switchover of this world."""
+        return await start(self.client, self.request(target, **more), task_queue=self.queue)
+
+    async def spawn(self, failpoint: str = "") -> asyncio.subprocess.Process:
+        """A worker in its own process, ready to poll; `failpoint` arms it to die."""
+        environment = {**os.environ, "DCDR_FAILPOINT": failpoint, "DCDR_FAILPOINT_DIR": str(self.marks)}
+        config = self.client.service_client.config
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.workflows.worker_process",
+            *("--address", config.target_host, "--namespace", self.client.namespace),
+            *("--queue", self.queue, "--world", str(self.path)),
+            cwd=ROOT,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self.path.with_suffix(".log").open("ab"),
+        )
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        assert line.strip() == b"ready", self.path.with_suffix(".log").read_text()
+        return process
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """Kill and reap a worker process that may be dead already."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
