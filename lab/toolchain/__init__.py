@@ -1,4 +1,4 @@
-"""Deliver the real servers of the lab: Kafka by Maven, etcd, toxiproxy and kube-apiserver by Go, Temporal from the venv.
+"""Deliver the lab's real servers: Kafka by Maven, etcd, toxiproxy and kube-apiserver by Go, Temporal from the venv.
 
     toolchain = ensure()                      # builds what is missing; milliseconds when nothing is
     subprocess.Popen([toolchain.java, "-cp", toolchain.kafka_classpath, "kafka.Kafka", ...])
