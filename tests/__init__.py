@@ -1,0 +1,1 @@
+"""How we know: unit, contract, workflow, integration and chaos tests, and the runner that CI calls."""

@@ -1,0 +1,147 @@
+"""`make test`: set up, build, check, run every suite, and tell at the end where the time went.
+
+The servers compile in the background from the first second; what needs none of them (style, types, arrows, unit and
+workflow tests) runs meanwhile. Every phase runs even when an earlier one failed, except those that need the servers
+when these could not be built, so that one run shows everything that is wrong.
+
+Runs on the system's python3 (3.11), before there is a virtual environment. Exit codes: 0 all is well, 1 something is not.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = ROOT / ".venv" / "bin"
+SLOWEST = 15
+DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 40 * 60}
+"""Seconds before a phase counts as hung. The cold build of kube-apiserver on a busy machine is what needs most."""
+WITHOUT_SERVERS = ("tests/unit", "tests/workflows")
+WITH_SERVERS = ("tests/contract", "tests/integration")
+
+
+@dataclass
+class Phase:
+    """One line of the closing table; `start` and `end` in seconds since the run began."""
+
+    name: str
+    start: float
+    end: float
+    ok: bool
+    note: str = ""
+
+
+@dataclass
+class Run:
+    """What happened so far."""
+
+    began: float = field(default_factory=time.monotonic)
+    phases: list[Phase] = field(default_factory=list)
+    tests: list[tuple[float, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"passed": 0, "failed": 0, "skipped": 0})
+
+    def do(self, name: str, command: Sequence[str | Path], deadline_s: float, note: str = "") -> Phase:
+        """Run one command, its output passed through, and note how it went."""
+        print(f"\n=== {name}", flush=True)
+        start = self.now()
+        ok = _succeeds(command, deadline_s)
+        return self.add(Phase(name, start, self.now(), ok, note))
+
+    def add(self, phase: Phase) -> Phase:
+        self.phases.append(phase)
+        if not phase.ok:
+            print(f"=== {phase.name} FAILED", flush=True)
+        return phase
+
+    def now(self) -> float:
+        return time.monotonic() - self.began
+
+    def suite(self, folder: str) -> None:
+        """Run one suite of tests. A folder without a test file is told as such; one whose tests vanish fails."""
+        files = sorted((ROOT / folder).rglob("test_*.py"))
+        if not files:
+            self.add(Phase(folder, self.now(), self.now(), True, "no test files"))
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            report = Path(scratch, "report.xml")
+            phase = self.do(folder, [BIN / "pytest", "-q", folder, f"--junitxml={report}"], DEADLINE_S["suite"])
+            if report.exists():
+                phase.note = self._count(report)
+
+    def _count(self, report: Path) -> str:
+        counts = {"passed": 0, "failed": 0, "skipped": 0}
+        for case in ElementTree.parse(report).getroot().iter("testcase"):
+            kinds = {child.tag for child in case}
+            outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+            counts[outcome] += 1
+            self.tests.append((float(case.get("time", "0")), f"{case.get('classname')}::{case.get('name')}"))
+        for outcome, count in counts.items():
+            self.counts[outcome] += count
+        return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+
+    def close(self) -> int:
+        """Print the table, the slowest tests, and the verdict."""
+        print("\n=== where the time went (the servers are built beside the phases next to them)")
+        for phase in self.phases:
+            verdict = "" if phase.ok else "FAILED  "
+            print(f"  {phase.end - phase.start:7.1f} s  from {phase.start:6.1f}  {phase.name:<22} {verdict}{phase.note}")
+        print(f"  {self.now():7.1f} s  in all")
+        if self.tests:
+            print(f"\n=== the slowest tests, with their set-up (of {len(self.tests)})")
+            for seconds, name in sorted(self.tests, reverse=True)[:SLOWEST]:
+                print(f"  {seconds:7.1f} s  {name}")
+        broken = [phase.name for phase in self.phases if not phase.ok]
+        print(f"\n{'failed: ' + ', '.join(broken) if broken else 'all is well'}")
+        print("{passed} passed, {failed} failed, {skipped} skipped".format(**self.counts), flush=True)
+        return 1 if broken else 0
+
+
+def _succeeds(command: Sequence[str | Path], deadline_s: float) -> bool:
+    try:
+        return subprocess.run(command, cwd=ROOT, timeout=deadline_s, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        print(f"no end after {deadline_s:.0f} s: {' '.join(map(str, command))}", flush=True)
+        return False
+
+
+def main() -> int:
+    run = Run()
+    make = os.environ.get("MAKE", "make")
+    if not run.do("machine", [make, "machine"], DEADLINE_S["setup"]).ok:
+        return run.close()
+
+    built: list[Phase] = []
+
+    def build() -> None:
+        start = run.now()
+        ok = _succeeds([make, "toolchain"], DEADLINE_S["servers"])
+        built.append(Phase("servers (beside)", start, run.now(), ok, "jars and Go builds"))
+
+    servers = threading.Thread(target=build)
+    servers.start()
+    if run.do("setup (.venv)", [make, "setup"], DEADLINE_S["setup"]).ok:
+        run.do("format", [BIN / "ruff", "format", "--check", "."], DEADLINE_S["check"])
+        run.do("lint", [BIN / "ruff", "check", "."], DEADLINE_S["check"])
+        run.do("types", [BIN / "mypy"], DEADLINE_S["check"])
+        run.do("import arrows", [BIN / "lint-imports"], DEADLINE_S["check"])
+        for folder in WITHOUT_SERVERS:
+            run.suite(folder)
+    waiting = run.now()
+    servers.join()
+    run.add(built[0])
+    run.add(Phase("waiting for servers", waiting, run.now(), True))
+    if all(phase.ok for phase in run.phases if phase.name in {"setup (.venv)", "servers (beside)"}):
+        for folder in WITH_SERVERS:
+            run.suite(folder)
+    return run.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
