@@ -4,10 +4,9 @@ The servers compile in the background from the first second; what needs none of 
 workflow tests) runs meanwhile. Every phase runs even when an earlier one failed, except those that need the servers
 when these could not be built, so that one run shows everything that is wrong.
 
-Runs on the system's python3 (3.11), before there is a virtual environment. Exit codes: 0 all is well, 1 something is not.
+Runs on the system's python3, before there is a virtual environment. Exit codes: 0 all is well, 1 something is not.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ BIN = ROOT / ".venv" / "bin"
 SLOWEST = 15
 DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 40 * 60}
 """Seconds before a phase counts as hung. The cold build of kube-apiserver on a busy machine is what needs most."""
+VERBOSITY = {"tests/unit": "-q"}
 WITHOUT_SERVERS = ("tests/unit", "tests/workflows")
 WITH_SERVERS = ("tests/contract", "tests/integration")
 
@@ -71,7 +71,11 @@ class Run:
             return
         with tempfile.TemporaryDirectory() as scratch:
             report = Path(scratch, "report.xml")
-            phase = self.do(folder, [BIN / "pytest", "-q", folder, f"--junitxml={report}"], DEADLINE_S["suite"])
+            phase = self.do(
+                folder,
+                [BIN / "pytest", VERBOSITY.get(folder, "-v"), folder, f"--junitxml={report}"],
+                DEADLINE_S["suite"],
+            )
             if report.exists():
                 phase.note = self._count(report)
 
@@ -90,8 +94,8 @@ class Run:
         """Print the table, the slowest tests, and the verdict."""
         print("\n=== where the time went (the servers are built beside the phases next to them)")
         for phase in self.phases:
-            verdict = "" if phase.ok else "FAILED  "
-            print(f"  {phase.end - phase.start:7.1f} s  from {phase.start:6.1f}  {phase.name:<22} {verdict}{phase.note}")
+            said = phase.note if phase.ok else f"FAILED  {phase.note}"
+            print(f"  {phase.end - phase.start:7.1f} s  from {phase.start:6.1f}  {phase.name:<20} {said}")
         print(f"  {self.now():7.1f} s  in all")
         if self.tests:
             print(f"\n=== the slowest tests, with their set-up (of {len(self.tests)})")
@@ -113,20 +117,19 @@ def _succeeds(command: Sequence[str | Path], deadline_s: float) -> bool:
 
 def main() -> int:
     run = Run()
-    make = os.environ.get("MAKE", "make")
-    if not run.do("machine", [make, "machine"], DEADLINE_S["setup"]).ok:
+    if not run.do("machine", ["make", "machine"], DEADLINE_S["setup"]).ok:
         return run.close()
 
     built: list[Phase] = []
 
     def build() -> None:
         start = run.now()
-        ok = _succeeds([make, "toolchain"], DEADLINE_S["servers"])
+        ok = _succeeds(["make", "toolchain"], DEADLINE_S["servers"])
         built.append(Phase("servers (beside)", start, run.now(), ok, "jars and Go builds"))
 
     servers = threading.Thread(target=build)
     servers.start()
-    if run.do("setup (.venv)", [make, "setup"], DEADLINE_S["setup"]).ok:
+    if run.do("setup (.venv)", ["make", "setup"], DEADLINE_S["setup"]).ok:
         run.do("format", [BIN / "ruff", "format", "--check", "."], DEADLINE_S["check"])
         run.do("lint", [BIN / "ruff", "check", "."], DEADLINE_S["check"])
         run.do("types", [BIN / "mypy"], DEADLINE_S["check"])
