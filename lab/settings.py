@@ -1,0 +1,53 @@
+"""Write the product's settings for this estate, as its worker at the arbiter's site sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from lab import connect, kube, store
+from lab.addresses import ARBITER, MEMBERS
+from lab.estate import Lab
+
+
+def document(lab: Lab) -> dict[str, Any]:
+    """The settings as data; `dcdr.settings.Settings` is their schema."""
+    plan, users, about = lab.plan, lab.document["users"], lab.document["kubernetes"]
+
+    def member(name: str) -> dict[str, Any]:
+        return {
+            "kafka": {
+                "bootstrap": [str(address) for address in plan.kafka(name, "CONTROL")],
+                "admin": {"username": "admin", "password_file": users["admin"]},
+                "canary": {"username": "canary", "password_file": users["canary"]},
+            },
+            "connect": {
+                "url": f"http://{plan.link(ARBITER, name, 'connect').listen[0]}",
+                "group_id": connect.group_id(name),
+            },
+            "endpoint": about["endpoints"][name],
+        }
+
+    return {
+        "scopes": {
+            store.SCOPE: {
+                "members": {name: member(name) for name in MEMBERS},
+                "arbiters": [ARBITER],
+                "store": {"endpoints": [str(address) for address in store.endpoints(plan)]},
+                "endpoint": {
+                    "api_server": about["api_server"],
+                    "ca_file": about["ca_file"],
+                    "token_file": about["tokens"]["operator"],
+                    "namespace": kube.NAMESPACE,
+                    "service": kube.SERVICE,
+                    "endpoint_slice": kube.SLICE,
+                    "port_name": kube.PORT_NAME,
+                },
+            }
+        }
+    }
+
+
+def render(lab: Lab) -> str:
+    return yaml.safe_dump(document(lab), sort_keys=False)

@@ -1,0 +1,390 @@
+"""`lab up`: from nothing, or from whatever a crash left, to an estate that serves.
+
+Every step makes sure of one thing and may be repeated. What is done once in an estate's life (topics, rules, the first
+lease) is remembered in the record when it is done, so that a lab which is started again keeps what was switched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets as random_secrets
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from lab import connect, kafka, kube, processes, settings, store, temporal
+from lab.addresses import (
+    ARBITER,
+    CLIENTS,
+    MEMBERS,
+    Plan,
+    brokers,
+    make_plan,
+    other,
+    port_is_free,
+    prefixes,
+)
+from lab.errors import LabError, UsageError
+from lab.estate import Lab, python
+from lab.processes import ProcessState
+from lab.record import VERSION, Document, Home, lab_names, plan_to_json, write_private
+from lab.toolchain import Toolchain, ToolchainError, ensure
+from lab.waiting import Say, Steps, wait_for
+
+BROKER_START_S, CONNECT_START_S, SERVER_START_S = 90.0, 120.0, 60.0
+"""Limits, several times what an idle machine with two cores needs: others may be busy on it."""
+FIRST_ACTIVE = MEMBERS[0]
+
+
+def up(name: str, broker_count: int, prefix: str | None, with_worker: bool, say: Say) -> Lab:
+    """Start the lab, or go on where an earlier start ended.
+
+    Raises: UsageError when it exists with another shape; LabError when a part does not start: what has started stays,
+    so that it can be looked at, and `up` again goes on from there.
+    """
+    home = Home.of(name)
+    with home.operation():
+        if home.record.exists():
+            lab = Lab(home)
+            _same_shape(lab, broker_count, prefix)
+        else:
+            lab = _plan(home, broker_count, prefix, say)
+        return bring_up(lab, with_worker, say)
+
+
+def bring_up(lab: Lab, with_worker: bool, say: Say) -> Lab:
+    """Start what is down and seed what was never seeded. The caller holds the operation lock."""
+    try:
+        toolchain = ensure(progress=say)
+    except ToolchainError as error:
+        raise LabError(str(error)) from error
+    _declare(lab, toolchain, with_worker)
+    _Start(lab, toolchain, with_worker, say).run()
+    return lab
+
+
+def _same_shape(lab: Lab, broker_count: int, prefix: str | None) -> None:
+    if lab.plan.brokers != broker_count or prefix not in (None, lab.plan.prefix):
+        raise UsageError(
+            f"lab {lab.name} exists with {lab.plan.brokers} broker(s) a site and prefix {lab.plan.prefix}: "
+            f"`dcdr lab down --purge --lab {lab.name}` first, or choose another name"
+        )
+
+
+def _plan(home: Home, broker_count: int, prefix: str | None, say: Say) -> Lab:
+    """Choose addresses and passwords, and write the record before anything is started."""
+    if broker_count not in (1, 3):
+        raise UsageError(f"--brokers {broker_count}: a member has 1 or 3")
+    taken = [Home.of(one).load()["plan"]["prefix"] for one in lab_names() if one != home.name]
+    if prefix is not None:
+        if not _is_loopback_prefix(prefix):
+            raise UsageError(f"--site-prefix {prefix}: three numbers of a loopback network, such as 127.20.7")
+        plan = make_plan(prefix, broker_count, port_is_free)
+    else:
+        plan = make_plan(next(prefixes(str(home.path), taken)), broker_count, port_is_free)
+    home.create()
+    for user in kafka.USERS:
+        write_private(home.secrets / f"{user}.password", random_secrets.token_hex(16) + "\n")
+    say(f"lab {home.name}: sites at {plan.prefix}.1 (dc-a), .2 (dc-b), .3 (dc-c), clients at .4")
+    token = uuid.uuid4().hex
+    document: Document = {
+        "version": VERSION,
+        "name": home.name,
+        "token": token,
+        "scope": store.SCOPE,
+        "plan": plan_to_json(plan),
+        "cluster_ids": {member: kafka.new_cluster_id() for member in MEMBERS},
+        "users": {user: str(home.secrets / f"{user}.password") for user in kafka.USERS},
+        "bootstrap": str(plan.ports["endpoint-proxy/bootstrap"]),
+        "kafka": {
+            member: {
+                listener.lower(): [str(address) for address in plan.kafka(member, listener)]
+                for listener in ("CLIENT", "MIRROR", "CONTROL", "INTERNAL")
+            }
+            for member in MEMBERS
+        },
+        "connect": {member: f"http://{plan.ports[f'connect-{member}/rest']}" for member in MEMBERS},
+        "etcd": [str(address) for address in store.endpoints(plan)],
+        "temporal": {
+            "address": str(plan.ports["temporal/frontend"]),
+            "ui": f"http://{plan.ports['temporal/ui']}",
+            "namespace": temporal.NAMESPACE,
+        },
+        "kubernetes": kube.describe(plan, home),
+        "done": [],
+        "processes": {},
+    }
+    home.write(document)
+    return Lab(home)
+
+
+def _is_loopback_prefix(prefix: str) -> bool:
+    parts = prefix.split(".")
+    return len(parts) == 3 and parts[0] == "127" and all(part.isdigit() and int(part) < 256 for part in parts)
+
+
+def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
+    """Write the servers' files, and into the record how each process is started."""
+    home, plan = lab.home, lab.plan
+    home.create()
+    passwords = {user: lab.password(user) for user in kafka.USERS}
+    log4j = home.config / "log4j2.properties"
+    log4j.write_text(kafka.LOG4J)
+    java = [str(toolchain.java), *kafka.JVM, f"-Dlog4j2.configurationFile={log4j}", "-cp", toolchain.kafka_classpath]
+    entries: dict[str, dict[str, Any]] = {}
+
+    def declare(name: str, site: str, argv: list[str], environment: dict[str, str] | None = None) -> None:
+        entries[name] = {"site": site, "argv": argv, "environment": environment or {}, "log": str(home.log(name))}
+
+    declare(
+        "toxiproxy",
+        CLIENTS,
+        [
+            str(toolchain.toxiproxy_server),
+            f"-host={plan.ports['toxiproxy/api'].host}",
+            f"-port={plan.ports['toxiproxy/api'].port}",
+            "-proxy-metrics",
+        ],
+        {"LOG_LEVEL": "warn"},
+    )
+    write_private(home.config / "egress.json", _json(store.egress_table(plan)))
+    declare("egress", CLIENTS, [python(), "-m", "lab.egress", str(home.config / "egress.json")])
+    for site in store.STORE_SITES:
+        argv, environment = store.member_command(plan, site, toolchain.etcd, home.data / f"etcd-{site}")
+        declare(f"etcd-{site}", site, argv, environment)
+    declare("etcd-kube", ARBITER, store.single_command(plan, toolchain.etcd, home.data / "etcd-kube"))
+    declare("kube-apiserver", ARBITER, kube.command(plan, home, toolchain.kube_apiserver))
+    declare("temporal", ARBITER, temporal.command(plan, home, toolchain.temporal))
+    write_private(home.secrets / "mirror.properties", connect.credentials_file(passwords["mirror"]))
+    for member in MEMBERS:
+        for number, broker in enumerate(brokers(member, plan.brokers), 1):
+            properties = home.secrets / f"{broker}.properties"
+            write_private(properties, kafka.server_properties(plan, member, number, home.data / broker, passwords))
+            declare(broker, member, [*java[:1], "-Xms96m", "-Xmx512m", *java[1:], "kafka.Kafka", str(properties)])
+        properties = home.secrets / f"connect-{member}.properties"
+        write_private(properties, connect.worker_properties(plan, member, home.secrets, passwords["mirror"]))
+        main = "org.apache.kafka.connect.cli.ConnectDistributed"
+        declare(f"connect-{member}", member, [*java[:1], "-Xms96m", "-Xmx512m", *java[1:], main, str(properties)])
+    write_private(home.config / "endpoint-proxy.json", _json(kube.proxy_config(plan, home)))
+    declare(
+        "endpoint-proxy", CLIENTS, [python(), "-m", "lab.endpoint_proxy", str(home.config / "endpoint-proxy.json")]
+    )
+    if with_worker:
+        declare(
+            "worker", ARBITER, [python(), "-m", "worker", "--settings", str(home.settings)], lab.environment()
+        )
+    write_private(home.settings, settings.render(lab))
+    with home.change() as document:
+        for name, entry in entries.items():
+            document["processes"].setdefault(name, {}).update(entry)
+    lab.document = home.load()
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=1) + "\n"
+
+
+class _Start:
+    """The graph of one start."""
+
+    def __init__(self, lab: Lab, toolchain: Toolchain, with_worker: bool, say: Say) -> None:
+        self.lab = lab
+        self.plan: Plan = lab.plan
+        self.toolchain = toolchain
+        self.with_worker = with_worker
+        self.say = say
+        self.steps = Steps(say)
+
+    @property
+    def stop(self) -> threading.Event:
+        return self.steps.stop
+
+    def run(self) -> None:
+        add, lab = self.steps.add, self.lab
+        add("toxiproxy", lambda: self.serve("toxiproxy", lab.toxiproxy.is_ready, SERVER_START_S))
+        add("links", self.links, ["toxiproxy"])
+        add("egress", lambda: self.serve("egress", lambda: True, SERVER_START_S))
+        for member in MEMBERS:
+            for broker in brokers(member, self.plan.brokers):
+                add(broker, lambda broker=broker, member=member: self.broker(broker, member))
+        for site in store.STORE_SITES:
+            client = self.plan.ports[f"etcd-{site}/client"]
+            ready = lambda client=client: store.is_ready(client)  # noqa: E731
+            add(f"etcd-{site}", lambda s=site, r=ready: self.serve(f"etcd-{s}", r, SERVER_START_S), ["links", "egress"])
+        add("lease", self.lease, [f"etcd-{ARBITER}"])
+        for member in MEMBERS:
+            add(f"connect-{member}", lambda m=member: self.connect_worker(m), brokers(member, self.plan.brokers))
+        for member in MEMBERS:
+            add(f"cluster {member}", lambda m=member: self.cluster(m), brokers(member, self.plan.brokers))
+        active, standby = FIRST_ACTIVE, other(FIRST_ACTIVE)
+        add("estate", lambda: self.estate(active), [f"cluster {active}"])
+        add("fence", lambda: self.fence(standby), [f"cluster {standby}"])
+        for source in MEMBERS:
+            after = [f"connect-{other(source)}", "links", "estate", f"cluster {standby}"]
+            add(f"mirror {source} to {other(source)}", lambda s=source: self.mirror(s), after)
+        kube_client = self.plan.ports["etcd-kube/client"]
+        add("etcd-kube", lambda: self.serve("etcd-kube", lambda: store.is_ready(kube_client), SERVER_START_S))
+        add("kube-apiserver", lambda: self.serve("kube-apiserver", lambda: kube.is_ready(lab), SERVER_START_S), ["etcd-kube"])
+        add("endpoint", lambda: self.once("endpoint", lambda: kube.seed(lab, FIRST_ACTIVE)), ["kube-apiserver"])
+        add("endpoint-proxy", self.endpoint_proxy, ["endpoint", "links"])
+        add("temporal", self.temporal)
+        if self.with_worker:
+            add("worker", self.worker, ["temporal", "endpoint", "lease", *(f"mirror {s} to {other(s)}" for s in MEMBERS)])
+        self.steps.run()
+
+    # --- helpers ---
+
+    def serve(self, name: str, ready: Callable[[], bool], limit_s: float) -> str | None:
+        """Start a process unless it is alive, and wait until it serves; one that dies meanwhile ends the wait."""
+        process = self.lab.process(name)
+        started = process.start()
+
+        def probe() -> bool:
+            state = process.state
+            if state is ProcessState.DOWN:
+                raise LabError(f"{name} ended by itself; the end of {process.log}:\n{process.tail()}")
+            if state is ProcessState.FROZEN:
+                raise LabError(f"{name} is frozen: `dcdr lab fault thaw {name}` first")
+            return ready()
+
+        wait_for(f"{name}: serving", probe, limit_s, stop=self.stop, hint=lambda: f"; {process.log} ends:\n{process.tail()}")
+        return None if started else "was running"
+
+    def once(self, what: str, work: Callable[[], str | None]) -> str | None:
+        """Do something that is done once in an estate's life; `work` is idempotent, for the crash before it is noted."""
+        if what in self.lab.home.load()["done"]:
+            return "was done"
+        remark = work()
+        with self.lab.home.change() as document:
+            document["done"].append(what)
+        return remark
+
+    # --- steps ---
+
+    def links(self) -> str | None:
+        self.lab.toxiproxy.populate(self.plan.links)
+        return f"{len(self.plan.links)} links"
+
+    def broker(self, name: str, member: str) -> str | None:
+        data = self.lab.home.data / name
+        if not (data / "meta.properties").exists():
+            command = [
+                str(self.toolchain.java), *kafka.JVM, "-Xmx128m", "-cp", self.toolchain.kafka_classpath,
+                "kafka.tools.StorageTool", "format", "-t", self.lab.document["cluster_ids"][member],
+                "-c", str(self.lab.home.secrets / f"{name}.properties"),
+            ]  # fmt: skip
+            shutil.rmtree(data, ignore_errors=True)
+            done = processes.run(command, os.environ, self.lab.home.log(f"{name}-format"), BROKER_START_S)
+            if done.returncode != 0:
+                raise LabError(f"cannot format {data}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        admin = self.lab.admin(member)
+        return self.serve(name, lambda: kafka.is_ready(admin, self.plan.brokers), BROKER_START_S)
+
+    def connect_worker(self, member: str) -> str | None:
+        url = self.lab.connect_url(member)
+        return self.serve(f"connect-{member}", lambda: connect.is_ready(url), CONNECT_START_S)
+
+    def cluster(self, member: str) -> str | None:
+        """Rules and topics that are the same whatever the direction."""
+
+        def work() -> str:
+            admin = self.lab.admin(member)
+            rules = kafka.standing_rules()
+            kafka.create_rules(admin, rules)
+            if self.plan.brokers >= 3:
+                kafka.set_cluster_default(admin, "min.insync.replicas", "2")
+            kafka.create_topics(admin, kafka.own_topics(self.plan.brokers))
+            return f"{len(rules)} rules"
+
+        return self.once(f"cluster {member}", work)
+
+    def estate(self, active: str) -> str | None:
+        def work() -> str:
+            admin = self.lab.admin(active)
+            kafka.create_topics(admin, kafka.estate_topics(self.plan.brokers))
+            for spec in kafka.ESTATE:
+                if spec.purged:
+                    fill_and_purge(self.lab, active, spec)
+            return f"{len(kafka.ESTATE)} topics"
+
+        return self.once("estate", work)
+
+    def fence(self, standby: str) -> str | None:
+        def work() -> str:
+            kafka.create_rules(self.lab.admin(standby), kafka.fence_rules())
+            return f"{standby} is closed to users"
+
+        return self.once("fence", work)
+
+    def mirror(self, source: str) -> str | None:
+        url = self.lab.connect_url(other(source))
+        credentials = self.lab.home.secrets / "mirror.properties"
+        state = connect.standing_state(source, FIRST_ACTIVE)
+        wanted = dict(connect.connectors(self.plan, source, credentials))
+
+        def work() -> str:
+            for name, config in wanted.items():
+                connect.create(url, name, config, state, self.stop)
+
+            def reached() -> bool:
+                found = connect.status(url)
+                return all(connect.has_state(name, found.get(name), state) for name in wanted)
+
+            wait_for(
+                f"connectors of {source} to {other(source)}: {state}", reached, CONNECT_START_S, stop=self.stop,
+                hint=lambda: f"; look at {url}/connectors?expand=status",
+            )  # fmt: skip
+            return state
+
+        return self.once(f"mirror {source}", work)
+
+    def lease(self) -> str | None:
+        client = self.plan.ports[f"etcd-{ARBITER}/client"]
+
+        def work() -> str:
+            made = store.create(client, store.LEASE_KEY, store.first_lease(FIRST_ACTIVE))
+            return f"held by {FIRST_ACTIVE}" if made else "was there"
+
+        return self.once("lease", work)
+
+    def temporal(self) -> str | None:
+        remark = self.serve("temporal", lambda: temporal.is_ready(self.plan), SERVER_START_S)
+        temporal.declare(self.toolchain.temporal, self.plan, self.lab.home.log("temporal-setup"))
+        return remark
+
+    def endpoint_proxy(self) -> str | None:
+        return self.serve("endpoint-proxy", lambda: not port_is_free(self.lab.bootstrap), SERVER_START_S)
+
+    def worker(self) -> str | None:
+        return self.serve("worker", lambda: temporal.has_worker(self.toolchain.temporal, self.plan), SERVER_START_S)
+
+
+def fill_and_purge(lab: Lab, member: str, spec: kafka.TopicSpec) -> None:
+    """Write records to every partition and delete them all; a topic that has been purged before is left alone.
+
+    Raises: LabError when Kafka refuses.
+    """
+    admin = lab.admin(member)
+    partitions = [TopicPartition(spec.name, number) for number in range(spec.partitions)]
+
+    def log_ends() -> dict[int, int] | None:
+        futures = admin.list_offsets({tp: OffsetSpec.latest() for tp in partitions})
+        try:
+            return {tp.partition: future.result(kafka.REQUEST_LIMIT_S).offset for tp, future in futures.items()}
+        except KafkaException:  # a topic just created has no leader for a moment
+            return None
+
+    ends = wait_for(f"{spec.name}: a leader for each partition", log_ends, kafka.REQUEST_LIMIT_S)
+    producer = Producer(lab.client_config("admin", member, "INTERNAL") | {"enable.idempotence": True, "linger.ms": 5})
+    for tp in partitions:
+        for number in range(kafka.PURGED_RECORDS if ends[tp.partition] == 0 else 0):
+            producer.produce(tp.topic, f"purged {number}".encode(), partition=tp.partition)
+    if left := producer.flush(kafka.REQUEST_LIMIT_S):
+        raise LabError(f"{left} records for {spec.name} were not acknowledged in {kafka.REQUEST_LIMIT_S:.0f} s")
+    kafka.settle(admin.delete_records([TopicPartition(tp.topic, tp.partition, -1) for tp in partitions]))
