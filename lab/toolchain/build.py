@@ -243,7 +243,7 @@ class _Build:
         maven = _need("mvn", "Maven 3.8 or later")
         jars = self._scratch / "jars"
         command = [maven, "-B", "-f", str(self._recipe / "pom.xml"), *MAVEN_GOALS, f"-DoutputDirectory={jars}"]
-        self._execute(command, r"^Downloaded from ", "{} files downloaded")
+        self._execute(command, "Downloaded from ", "{} files downloaded")
         verify_jars(jars, self._recipe / "jars.sha256")
 
     def _go(self, program: GoProgram) -> None:
