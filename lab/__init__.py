@@ -1,9 +1,9 @@
 """The real world, small: two Kafka sites, an arbiter, and the faults between them.
 
-    from lab import Lab
-    lab = Lab.open("dev")
-    lab.fault.cut("dc-b->dc-a:kafka")
-    lab.process("connect-dc-b").kill()
+from lab import Lab
+lab = Lab.open("dev")
+lab.fault.cut("dc-b->dc-a:kafka")
+lab.process("connect-dc-b").kill()
 """
 
 from typing import TYPE_CHECKING, Any

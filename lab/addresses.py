@@ -20,7 +20,7 @@ ARBITER = "dc-c"
 CLIENTS = "client"
 SITES = (*MEMBERS, ARBITER, CLIENTS)
 FIRST_PORT, LAST_PORT = 20_000, 31_999
-"""Below the kernel's ephemeral range (32768 up), so that no outgoing connection takes a port while its owner restarts."""
+"""Below the kernel's ephemeral range (32768 up), so that no outgoing connection takes a restarting server's port."""
 
 LISTENERS = {"CLIENT": CLIENTS, "MIRROR": "", "CONTROL": ARBITER, "INTERNAL": None, "CONTROLLER": None}
 """Broker listeners and the site they are advertised to through a link; "" is the other member, None is not a link."""

@@ -1,26 +1,46 @@
 """`dcdr lab`: the command line of the lab.
 
-Exit codes: 0 done, 1 it could not be done (the message says what to do next), 2 the request makes no sense.
+Exit codes: 0 done, 1 it could not be done (the message says what to do next), 2 the request makes no sense,
+3 `status` found something down or broken.
 Data goes to standard output, progress and errors to standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from lab import status as lab_status
 from lab.down import down as end_lab
 from lab.errors import LabError, UsageError
+from lab.estate import Lab
+from lab.faults import Direction
+from lab.reset import reset as reset_lab
 from lab.up import up as start_lab
 
 app = typer.Typer(help="Start, break, look at and end a real two-data-center estate.", no_args_is_help=True)
 
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
 Name = Annotated[str, typer.Option("--lab", "--name", envvar="DCDR_LAB", help="Which lab.")]
+Output = Annotated[Format, typer.Option("--output", "-o", help="table or json.")]
+Links = Annotated[list[str], typer.Argument(help="Link names or patterns, such as 'dc-b->dc-a:kafka' or 'dc-a->*'.")]
+Processes = Annotated[list[str], typer.Argument(help="Process names or patterns, such as 'kafka-dc-a-*'.")]
+Way = Annotated[Direction, typer.Option(help="forward: from the link's source; back: the answers.")]
 
 
 def say(line: str) -> None:
@@ -67,6 +87,130 @@ def down(
     with explained():
         ended = end_lab(name, purge, say)
     say(f"lab {name}: {ended} processes ended{', everything removed' if purge else ''}")
+
+
+@app.command()
+def reset(
+    name: Name = "default",
+    hard: Annotated[bool, typer.Option(help="Wipe and restart Kafka and Connect instead of cleaning them.")] = False,
+) -> None:
+    """Bring a used estate back to how `up` made it."""
+    started = time.monotonic()
+    with explained():
+        reset_lab(name, hard, say)
+    say(f"lab {name} is fresh after {time.monotonic() - started:.1f} s")
+
+
+@app.command()
+def status(name: Name = "default", output: Output = Format.TABLE) -> None:
+    """What runs, what is broken, which side is open. Exit code 3 when something is down or broken."""
+    with explained():
+        observed = lab_status.observe(Lab.open(name))
+    print(json.dumps(observed, indent=1) if output is Format.JSON else lab_status.render(observed))
+    if not lab_status.healthy(observed):
+        raise typer.Exit(3)
+
+
+faults = typer.Typer(help="Break links and processes, see what is broken, and heal.", no_args_is_help=True)
+app.add_typer(faults, name="fault")
+
+
+def tell(verb: str, hit: list[str]) -> None:
+    for one in hit:
+        say(f"{verb} {one}")
+
+
+@faults.command("list")
+def fault_list(name: Name = "default", output: Output = Format.TABLE) -> None:
+    """All links and processes, and what is broken of them."""
+    with explained():
+        lab = Lab.open(name)
+        active = [asdict(one) for one in lab.fault.active()]
+        links = [link.name for link in lab.plan.links]
+    if output is Format.JSON:
+        print(json.dumps({"links": links, "processes": lab.process_names, "active": active}, indent=1))
+        return
+    print("links\n" + "\n".join(f"  {one}" for one in links))
+    print("processes\n" + "\n".join(f"  {one}" for one in lab.process_names))
+    print("active" if active else "active: none")
+    for one in active:
+        print(f"  {one['target']} {one['kind']} {one['direction']} {one['detail']}".rstrip())
+
+
+@faults.command()
+def cut(links: Links, name: Name = "default") -> None:
+    """Close what is connected and refuse what comes."""
+    with explained():
+        tell("cut", Lab.open(name).fault.cut(*links))
+
+
+@faults.command()
+def blackhole(links: Links, name: Name = "default", direction: Way = Direction.BOTH) -> None:
+    """Swallow all data, close nothing."""
+    with explained():
+        tell("black-holed", Lab.open(name).fault.blackhole(*links, direction=direction))
+
+
+@faults.command()
+def delay(
+    links: Links,
+    ms: Annotated[int, typer.Option(help="Milliseconds, in each stream named.")],
+    jitter: Annotated[int, typer.Option(help="Milliseconds more or less.")] = 0,
+    name: Name = "default",
+    direction: Way = Direction.BOTH,
+) -> None:
+    """Hold everything back."""
+    with explained():
+        tell("delayed", Lab.open(name).fault.delay(*links, ms=ms, jitter_ms=jitter, direction=direction))
+
+
+@faults.command("reset")
+def reset_link(
+    links: Links,
+    name: Name = "default",
+    lasting: Annotated[bool, typer.Option(help="Reset all that come as well, until healed.")] = False,
+) -> None:
+    """Reset every connection (TCP RST)."""
+    with explained():
+        tell("reset", Lab.open(name).fault.reset(*links, once=not lasting))
+
+
+@faults.command()
+def heal(
+    links: Annotated[list[str] | None, typer.Argument(help="Link names or patterns; all when none is given.")] = None,
+    name: Name = "default",
+) -> None:
+    """Remove every fault of links."""
+    with explained():
+        tell("healed", Lab.open(name).fault.heal(*(links or [])))
+
+
+@faults.command()
+def kill(processes: Processes, name: Name = "default") -> None:
+    """SIGKILL."""
+    with explained():
+        tell("killed", Lab.open(name).fault.kill(*processes))
+
+
+@faults.command()
+def freeze(processes: Processes, name: Name = "default") -> None:
+    """SIGSTOP."""
+    with explained():
+        tell("froze", Lab.open(name).fault.freeze(*processes))
+
+
+@faults.command()
+def thaw(processes: Processes, name: Name = "default") -> None:
+    """SIGCONT."""
+    with explained():
+        tell("thawed", Lab.open(name).fault.thaw(*processes))
+
+
+@faults.command()
+def restart(processes: Processes, name: Name = "default") -> None:
+    """Start again, on the same ports and data, and wait until it serves."""
+    with explained():
+        tell("restarted", Lab.open(name).fault.restart(*processes))
 
 
 if __name__ == "__main__":

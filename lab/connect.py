@@ -19,7 +19,11 @@ from lab.errors import LabError
 from lab.kafka import jaas
 from lab.waiting import wait_for
 
-CONFIGS_TOPIC, OFFSETS_TOPIC, STATUS_TOPIC = "connect-configs.internal", "connect-offsets.internal", "connect-status.internal"
+CONFIGS_TOPIC, OFFSETS_TOPIC, STATUS_TOPIC = (
+    "connect-configs.internal",
+    "connect-offsets.internal",
+    "connect-status.internal",
+)
 BYTES = "org.apache.kafka.connect.converters.ByteArrayConverter"
 KINDS = ("source", "checkpoint", "heartbeat")
 SOURCE_TASKS = 2
@@ -48,7 +52,11 @@ def credentials_file(password: str) -> str:
 def worker_properties(plan: Plan, member: str, secrets: Path, password: str) -> str:
     """`connect-distributed.properties` of a member's worker."""
     rest = plan.ports[f"connect-{member}/rest"]
-    client = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.jaas.config": jaas("mirror", password)}
+    client = {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.jaas.config": jaas("mirror", password),
+    }
     lines: dict[str, str] = {
         "bootstrap.servers": ",".join(map(str, plan.kafka(member, "INTERNAL"))),
         "group.id": group_id(member),

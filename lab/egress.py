@@ -59,8 +59,7 @@ async def serve(listen: Address, routes: Mapping[str, Address]) -> asyncio.Serve
     return await asyncio.start_server(handle, listen.host, listen.port)
 
 
-async def main(config: Path) -> None:
-    table = json.loads(config.read_text())
+async def main(table: Mapping[str, Mapping[str, str]]) -> None:
     for listen, routes in table.items():
         await serve(Address.parse(listen), {name: Address.parse(target) for name, target in routes.items()})
     print(f"leading {len(table)} sites", flush=True)
@@ -68,4 +67,4 @@ async def main(config: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(json.loads(Path(sys.argv[1]).read_text())))

@@ -68,12 +68,14 @@ class Targets:
 
     def in_turn(self) -> list[Address]:
         """Where a new connection may go, best first: every endpoint gets its turn. An unknown address leads nowhere."""
-        found = [self._addresses[one.rpartition(":")[0]] for one in self.current if one.rpartition(":")[0] in self._addresses]
+        found = [
+            self._addresses[one.rpartition(":")[0]] for one in self.current if one.rpartition(":")[0] in self._addresses
+        ]
         shift = next(self._turn) % len(found) if found else 0
         return [Address.parse(one) for one in found[shift:] + found[:shift]]
 
 
-class Expired(Exception):
+class ExpiredError(Exception):
     """The watch cannot go on from where it was: list again."""
 
 
@@ -82,6 +84,7 @@ class EndpointProxy:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
+        self._token = Path(config["token_file"]).read_text().strip()
         self._listen = Address.parse(config["listen"])
         self.targets = Targets(config["address_map"], config["port_name"])
         self._known = asyncio.Event()
@@ -109,18 +112,17 @@ class EndpointProxy:
         """List, watch, and begin again on any error; never ends."""
         config = self._config
         context = ssl.create_default_context(cafile=config["ca_file"])
-        token = Path(config["token_file"]).read_text().strip()
         timeout = httpx.Timeout(5.0, read=WATCH_S + 30.0)
         async with httpx.AsyncClient(
             base_url=f"https://{config['api_server']}",
             verify=context,
             timeout=timeout,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {self._token}"},
         ) as client:
             while True:
                 try:
                     await self._list_and_watch(client)
-                except (httpx.HTTPError, ValueError, KeyError, Expired) as error:
+                except (httpx.HTTPError, ValueError, KeyError, ExpiredError) as error:
                     self._note(f"listing again: {error!r}")
                     await asyncio.sleep(RETRY_S)
 
@@ -140,9 +142,9 @@ class EndpointProxy:
             async for line in stream.aiter_lines():
                 event = json.loads(line)
                 if event["type"] == "ERROR":
-                    raise Expired(event["object"].get("message", "watch expired"))
+                    raise ExpiredError(event["object"].get("message", "watch expired"))
                 if event["type"] != "BOOKMARK":
-                    self._apply(lambda event=event: self.targets.update(event["type"], event["object"]))  # type: ignore[misc]
+                    self._apply(lambda event=event: self.targets.update(event["type"], event["object"]))
 
     def _apply(self, change: Any) -> None:
         before = self.targets.current

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka.admin import AdminClient
 
@@ -20,6 +20,9 @@ from lab.kafka import client_config
 from lab.processes import Identity, ProcessState
 from lab.record import Document, Home, plan_from_json
 from lab.toxiproxy import Toxiproxy
+
+if TYPE_CHECKING:
+    from lab.faults import Faults
 
 ROOMS = str(Path(__file__).resolve().parent.parent)
 """Where the packages live; our own processes import them from there."""
@@ -62,13 +65,26 @@ class Process:
     def state(self) -> ProcessState:
         return processes.state_of(self.identity) if self.identity else ProcessState.DOWN
 
-    def start(self) -> bool:
-        """Start it as it is recorded: same ports, same data. False when it is alive already."""
+    @property
+    def starts(self) -> int:
+        """How often it has been started since the lab was planned."""
+        return int(self._entry.get("starts", 0))
+
+    def start(self, extra: Mapping[str, str] | None = None) -> bool:
+        """Start it as it is recorded: same ports, same data. False when it is alive already.
+
+        Args:
+            extra: environment of this one start, such as a failpoint.
+        Raises: LabError when the program cannot be executed.
+        """
         with self.home.change() as document:
             entry = document["processes"][self.name]
-            if entry.get("identity") and processes.state_of(Identity.from_json(entry["identity"])) is not ProcessState.DOWN:
+            if (
+                entry.get("identity")
+                and processes.state_of(Identity.from_json(entry["identity"])) is not ProcessState.DOWN
+            ):
                 return False
-            environment = {**_inherited(), **entry["environment"]}
+            environment = {**_inherited(), **entry["environment"], **(extra or {})}
             try:
                 identity = processes.spawn(entry["argv"], environment, self.log, document["token"])
             except OSError as error:
@@ -95,7 +111,7 @@ class Process:
         processes.send(self._alive(), signal.SIGCONT)
 
     def restart(self, grace_s: float = 20.0) -> None:
-        """Stop it, then start it on the same ports and data; `Lab.wait_ready` waits until it serves."""
+        """Stop it, then start it on the same ports and data; `lab.fault.restart` waits as well until it serves."""
         self.stop(grace_s)
         self.start()
 
@@ -188,8 +204,9 @@ class Lab:
         }
 
     @property
-    def fault(self) -> Any:
-        from lab.faults import Faults  # it looks at Lab as well
+    def fault(self) -> Faults:
+        """Break things, see what is broken, and heal."""
+        from lab.faults import Faults  # late: it imports this module
 
         return Faults(self)
 

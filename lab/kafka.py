@@ -96,7 +96,9 @@ def server_properties(plan: Plan, member: str, number: int, data: Path, password
     """`server.properties` of one combined broker and controller."""
     name = brokers(member, plan.brokers)[number - 1]
     bound = {listener: plan.ports[f"{name}/{listener.lower()}"] for listener in LISTENERS}
-    advertised = {listener: plan.kafka(member, listener)[number - 1] for listener in LISTENERS if listener != "CONTROLLER"}
+    advertised = {
+        listener: plan.kafka(member, listener)[number - 1] for listener in LISTENERS if listener != "CONTROLLER"
+    }
     voters = ",".join(f"{node}@{address}" for node, address in enumerate(plan.kafka(member, "CONTROLLER"), 1))
     replicas = str(plan.brokers)
     in_sync = "2" if plan.brokers >= 3 else "1"
@@ -207,7 +209,9 @@ def settle(futures: Mapping[Any, Future[Any]], tolerated: Iterable[int] = ()) ->
         raise LabError("Kafka refused: " + "; ".join(refused))
 
 
-def _rule(kind: ResourceType, name: str, pattern: ResourcePatternType, user: str, *operations: AclOperation) -> list[AclBinding]:
+def _rule(
+    kind: ResourceType, name: str, pattern: ResourcePatternType, user: str, *operations: AclOperation
+) -> list[AclBinding]:
     allow = AclPermissionType.ALLOW
     return [AclBinding(kind, name, pattern, f"User:{user}", "*", operation, allow) for operation in operations]
 
@@ -220,7 +224,9 @@ def standing_rules() -> list[AclBinding]:
     rules: list[AclBinding] = []
     for user in ("app", "app2"):
         for spec in ESTATE:
-            rules += _rule(topic, spec.name, literal, user, op.READ, op.WRITE, op.DESCRIBE, op.CREATE, op.DELETE, op.ALTER)
+            rules += _rule(
+                topic, spec.name, literal, user, op.READ, op.WRITE, op.DESCRIBE, op.CREATE, op.DELETE, op.ALTER
+            )
         rules += _rule(
             topic, USER_TOPIC_PREFIX, prefixed, user, op.READ, op.WRITE, op.DESCRIBE, op.CREATE, op.DELETE, op.ALTER
         )
@@ -249,12 +255,23 @@ def create_rules(admin: AdminClient, rules: Sequence[AclBinding]) -> None:
     settle(admin.create_acls(list(rules), request_timeout=REQUEST_LIMIT_S))
 
 
-def delete_deny_rules(admin: AdminClient) -> None:
-    """Remove every DENY rule of the cluster."""
-    any_rule = AclBindingFilter(
-        ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.DENY
+def delete_rules(admin: AdminClient, permission: AclPermissionType = AclPermissionType.ANY) -> None:
+    """Remove every rule of the cluster, or every one of a permission."""
+    settle(admin.delete_acls([_any_rule(permission)], request_timeout=REQUEST_LIMIT_S))
+
+
+def deny_rules(admin: AdminClient) -> list[AclBinding]:
+    """DENY rules that stand in the cluster. Raises: KafkaException when it does not answer in 3 s."""
+    found = admin.describe_acls(_any_rule(AclPermissionType.DENY), request_timeout=3.0).result(4.0)
+    return list(found)
+
+
+def _any_rule(permission: AclPermissionType) -> AclBindingFilter:
+    # None stands for "any", which the type stubs do not know.
+    nothing: Any = None
+    return AclBindingFilter(
+        ResourceType.ANY, nothing, ResourcePatternType.ANY, nothing, nothing, AclOperation.ANY, permission
     )
-    settle(admin.delete_acls([any_rule], request_timeout=REQUEST_LIMIT_S))
 
 
 def create_topics(admin: AdminClient, topics: Sequence[NewTopic]) -> None:
@@ -288,7 +305,9 @@ def estate_topics(broker_count: int) -> list[NewTopic]:
     """The users' topics."""
     safety = {"min.insync.replicas": "2"} if broker_count >= 3 else {}
     return [
-        NewTopic(spec.name, num_partitions=spec.partitions, replication_factor=broker_count, config={**spec.config, **safety})
+        NewTopic(
+            spec.name, num_partitions=spec.partitions, replication_factor=broker_count, config={**spec.config, **safety}
+        )
         for spec in ESTATE
     ]
 

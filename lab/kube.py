@@ -78,7 +78,7 @@ def command(plan: Plan, home: Home, binary: Path) -> list[str]:
         path = home.secrets / f"kube-{user}.token"
         if not path.exists():
             write_private(path, random_secrets.token_hex(16) + "\n")
-        tokens.append(f'{path.read_text().strip()},{user},{number}' + (f',"{group}"' if group else ""))
+        tokens.append(f"{path.read_text().strip()},{user},{number}" + (f',"{group}"' if group else ""))
     write_private(home.secrets / "kube-tokens.csv", "\n".join(tokens) + "\n")
     key = home.secrets / "kube-service-account.key"
     if not key.exists():

@@ -160,7 +160,7 @@ def _wait_gone(identities: Sequence[Identity], limit_s: float) -> list[Identity]
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the state on (proc(5) numbers them from 3); None when there is no such process."""
+    """Fields of /proc/<pid>/stat from the state on, which is the third (proc(5)); None when there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -174,7 +174,9 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def run(argv: Sequence[str], environment: Mapping[str, str], log: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
+def run(
+    argv: Sequence[str], environment: Mapping[str, str], log: Path, limit_s: float
+) -> subprocess.CompletedProcess[str]:
     """Run a short command to its end; what it said is appended to `log` as well.
 
     Raises: subprocess.TimeoutExpired past `limit_s` seconds; OSError when it cannot be executed.

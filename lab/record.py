@@ -1,11 +1,11 @@
 """What a lab remembers on disk: `lab.json` and the files beside it.
 
-    <state>/labs/<name>/lab.json        addresses, users, processes; written anew by one rename, so never half
-    <state>/labs/<name>/settings.yaml   the product's settings for this estate
-    <state>/labs/<name>/secrets/        passwords and tokens (0700)
-    <state>/labs/<name>/config/         what the servers read
-    <state>/labs/<name>/data/           what the servers write
-    <state>/labs/<name>/logs/           one file a process
+<state>/labs/<name>/lab.json        addresses, users, processes; written anew by one rename, so never half
+<state>/labs/<name>/settings.yaml   the product's settings for this estate
+<state>/labs/<name>/secrets/        passwords and tokens (0700)
+<state>/labs/<name>/config/         what the servers read
+<state>/labs/<name>/data/           what the servers write
+<state>/labs/<name>/logs/           one file a process
 """
 
 from __future__ import annotations
@@ -97,9 +97,13 @@ class Home:
             document: Document = json.loads(self.record.read_text())
         except FileNotFoundError:
             known = ", ".join(lab_names()) or "none"
-            raise LabError(f"no lab named {self.name} (known: {known}); start it with `dcdr lab up --lab {self.name}`") from None
+            raise LabError(
+                f"no lab named {self.name} (known: {known}); start it with `dcdr lab up --lab {self.name}`"
+            ) from None
         if document.get("version") != VERSION:
-            raise LabError(f"{self.record} was written by another version of the lab: remove {self.path} and start anew")
+            raise LabError(
+                f"{self.record} was written by another version of the lab: remove {self.path} and start anew"
+            )
         return document
 
     @contextlib.contextmanager
@@ -170,5 +174,3 @@ def plan_from_json(document: Document) -> Plan:
         links.append(Link(source, destination, service, parsed))
     ports = {key: Address.parse(address) for key, address in document["ports"].items()}
     return Plan(document["prefix"], document["brokers"], ports, tuple(links))
-
-

@@ -13,6 +13,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
@@ -32,13 +33,11 @@ from lab.addresses import (
 )
 from lab.errors import LabError, UsageError
 from lab.estate import Lab, python
-from lab.processes import ProcessState
+from lab.readiness import BROKER_START_S, CONNECT_START_S, wait_ready
 from lab.record import VERSION, Document, Home, lab_names, plan_to_json, write_private
 from lab.toolchain import Toolchain, ToolchainError, ensure
 from lab.waiting import Say, Steps, wait_for
 
-BROKER_START_S, CONNECT_START_S, SERVER_START_S = 90.0, 120.0, 60.0
-"""Limits, several times what an idle machine with two cores needs: others may be busy on it."""
 FIRST_ACTIVE = MEMBERS[0]
 
 
@@ -172,13 +171,9 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
         main = "org.apache.kafka.connect.cli.ConnectDistributed"
         declare(f"connect-{member}", member, [*java[:1], "-Xms96m", "-Xmx512m", *java[1:], main, str(properties)])
     write_private(home.config / "endpoint-proxy.json", _json(kube.proxy_config(plan, home)))
-    declare(
-        "endpoint-proxy", CLIENTS, [python(), "-m", "lab.endpoint_proxy", str(home.config / "endpoint-proxy.json")]
-    )
+    declare("endpoint-proxy", CLIENTS, [python(), "-m", "lab.endpoint_proxy", str(home.config / "endpoint-proxy.json")])
     if with_worker:
-        declare(
-            "worker", ARBITER, [python(), "-m", "worker", "--settings", str(home.settings)], lab.environment()
-        )
+        declare("worker", ARBITER, [python(), "-m", "worker", "--settings", str(home.settings)], lab.environment())
     write_private(home.settings, settings.render(lab))
     with home.change() as document:
         for name, entry in entries.items():
@@ -206,58 +201,47 @@ class _Start:
         return self.steps.stop
 
     def run(self) -> None:
-        add, lab = self.steps.add, self.lab
-        add("toxiproxy", lambda: self.serve("toxiproxy", lab.toxiproxy.is_ready, SERVER_START_S))
-        add("links", self.links, ["toxiproxy"])
-        add("egress", lambda: self.serve("egress", lambda: True, SERVER_START_S))
+        def add(name: str, work: Callable[[], str | None], *after: str) -> None:
+            self.steps.add(name, work, after)
+
+        lab, active, standby = self.lab, FIRST_ACTIVE, other(FIRST_ACTIVE)
+        add("toxiproxy", partial(self.serve, "toxiproxy"))
+        add("egress", partial(self.serve, "egress"))
+        add("etcd-kube", partial(self.serve, "etcd-kube"))
         for member in MEMBERS:
-            for broker in brokers(member, self.plan.brokers):
-                add(broker, lambda broker=broker, member=member: self.broker(broker, member))
+            for broker in lab.brokers(member):
+                add(broker, partial(self.broker, broker, member))
         for site in store.STORE_SITES:
-            client = self.plan.ports[f"etcd-{site}/client"]
-            ready = lambda client=client: store.is_ready(client)  # noqa: E731
-            add(f"etcd-{site}", lambda s=site, r=ready: self.serve(f"etcd-{s}", r, SERVER_START_S), ["links", "egress"])
-        add("lease", self.lease, [f"etcd-{ARBITER}"])
+            add(f"etcd-{site}", partial(self.serve, f"etcd-{site}"), "toxiproxy", "egress")
+        add("lease", self.lease, f"etcd-{ARBITER}")
         for member in MEMBERS:
-            add(f"connect-{member}", lambda m=member: self.connect_worker(m), brokers(member, self.plan.brokers))
+            add(f"connect-{member}", partial(self.serve, f"connect-{member}"), *lab.brokers(member))
         for member in MEMBERS:
-            add(f"cluster {member}", lambda m=member: self.cluster(m), brokers(member, self.plan.brokers))
-        active, standby = FIRST_ACTIVE, other(FIRST_ACTIVE)
-        add("estate", lambda: self.estate(active), [f"cluster {active}"])
-        add("fence", lambda: self.fence(standby), [f"cluster {standby}"])
+            add(f"cluster {member}", partial(self.cluster, member), *lab.brokers(member))
+        add("estate", partial(self.estate, active), f"cluster {active}")
+        add("fence", partial(self.fence, standby), f"cluster {standby}")
         for source in MEMBERS:
-            after = [f"connect-{other(source)}", "links", "estate", f"cluster {standby}"]
-            add(f"mirror {source} to {other(source)}", lambda s=source: self.mirror(s), after)
-        kube_client = self.plan.ports["etcd-kube/client"]
-        add("etcd-kube", lambda: self.serve("etcd-kube", lambda: store.is_ready(kube_client), SERVER_START_S))
-        add("kube-apiserver", lambda: self.serve("kube-apiserver", lambda: kube.is_ready(lab), SERVER_START_S), ["etcd-kube"])
-        add("endpoint", lambda: self.once("endpoint", lambda: kube.seed(lab, FIRST_ACTIVE)), ["kube-apiserver"])
-        add("endpoint-proxy", self.endpoint_proxy, ["endpoint", "links"])
+            needed = (f"connect-{other(source)}", "toxiproxy", "estate", f"cluster {standby}")
+            add(f"mirror {source} to {other(source)}", partial(self.mirror, source), *needed)
+        add("kube-apiserver", partial(self.serve, "kube-apiserver"), "etcd-kube")
+        add("endpoint", lambda: self.once("endpoint", lambda: kube.seed(lab, active)), "kube-apiserver")
+        add("endpoint-proxy", partial(self.serve, "endpoint-proxy"), "endpoint", "toxiproxy")
         add("temporal", self.temporal)
         if self.with_worker:
-            add("worker", self.worker, ["temporal", "endpoint", "lease", *(f"mirror {s} to {other(s)}" for s in MEMBERS)])
+            mirrors = [f"mirror {source} to {other(source)}" for source in MEMBERS]
+            add("worker", partial(self.serve, "worker"), "temporal", "endpoint", "lease", *mirrors)
         self.steps.run()
 
     # --- helpers ---
 
-    def serve(self, name: str, ready: Callable[[], bool], limit_s: float) -> str | None:
-        """Start a process unless it is alive, and wait until it serves; one that dies meanwhile ends the wait."""
-        process = self.lab.process(name)
-        started = process.start()
-
-        def probe() -> bool:
-            state = process.state
-            if state is ProcessState.DOWN:
-                raise LabError(f"{name} ended by itself; the end of {process.log}:\n{process.tail()}")
-            if state is ProcessState.FROZEN:
-                raise LabError(f"{name} is frozen: `dcdr lab fault thaw {name}` first")
-            return ready()
-
-        wait_for(f"{name}: serving", probe, limit_s, stop=self.stop, hint=lambda: f"; {process.log} ends:\n{process.tail()}")
+    def serve(self, name: str) -> str | None:
+        """Start a process unless it is alive, and wait until it serves."""
+        started = self.lab.process(name).start()
+        wait_ready(self.lab, name, self.stop)
         return None if started else "was running"
 
     def once(self, what: str, work: Callable[[], str | None]) -> str | None:
-        """Do something that is done once in an estate's life; `work` is idempotent, for the crash before it is noted."""
+        """Do what is done once in an estate's life; `work` is idempotent, for a crash before it is noted."""
         if what in self.lab.home.load()["done"]:
             return "was done"
         remark = work()
@@ -266,10 +250,6 @@ class _Start:
         return remark
 
     # --- steps ---
-
-    def links(self) -> str | None:
-        self.lab.toxiproxy.populate(self.plan.links)
-        return f"{len(self.plan.links)} links"
 
     def broker(self, name: str, member: str) -> str | None:
         data = self.lab.home.data / name
@@ -283,12 +263,7 @@ class _Start:
             done = processes.run(command, os.environ, self.lab.home.log(f"{name}-format"), BROKER_START_S)
             if done.returncode != 0:
                 raise LabError(f"cannot format {data}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        admin = self.lab.admin(member)
-        return self.serve(name, lambda: kafka.is_ready(admin, self.plan.brokers), BROKER_START_S)
-
-    def connect_worker(self, member: str) -> str | None:
-        url = self.lab.connect_url(member)
-        return self.serve(f"connect-{member}", lambda: connect.is_ready(url), CONNECT_START_S)
+        return self.serve(name)
 
     def cluster(self, member: str) -> str | None:
         """Rules and topics that are the same whatever the direction."""
@@ -354,15 +329,9 @@ class _Start:
         return self.once("lease", work)
 
     def temporal(self) -> str | None:
-        remark = self.serve("temporal", lambda: temporal.is_ready(self.plan), SERVER_START_S)
+        remark = self.serve("temporal")
         temporal.declare(self.toolchain.temporal, self.plan, self.lab.home.log("temporal-setup"))
         return remark
-
-    def endpoint_proxy(self) -> str | None:
-        return self.serve("endpoint-proxy", lambda: not port_is_free(self.lab.bootstrap), SERVER_START_S)
-
-    def worker(self) -> str | None:
-        return self.serve("worker", lambda: temporal.has_worker(self.toolchain.temporal, self.plan), SERVER_START_S)
 
 
 def fill_and_purge(lab: Lab, member: str, spec: kafka.TopicSpec) -> None:

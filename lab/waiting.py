@@ -15,7 +15,7 @@ T = TypeVar("T")
 Say = Callable[[str], None]
 
 
-class Stopped(LabError):
+class StoppedError(LabError):
     """Another step failed, or the user interrupted: this one gives up."""
 
 
@@ -33,7 +33,7 @@ def wait_for(
     Args:
         probe: exceptions of an unready server are its own affair; a LabError ends the wait.
         hint: asked when time is up, to say more.
-    Raises: LabError when `limit_s` seconds are up; Stopped when `stop` is set meanwhile.
+    Raises: LabError when `limit_s` seconds are up; StoppedError when `stop` is set meanwhile.
     """
     deadline = time.monotonic() + limit_s
     while True:
@@ -43,7 +43,7 @@ def wait_for(
         if time.monotonic() >= deadline:
             raise LabError(f"{what} did not happen within {limit_s:.0f} s{hint()}")
         if stop is not None and stop.wait(every_s):
-            raise Stopped(f"{what}: given up, because another step failed")
+            raise StoppedError(f"{what}: given up, because another step failed")
         if stop is None:
             time.sleep(every_s)
 

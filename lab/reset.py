@@ -1,0 +1,192 @@
+"""`lab reset`: a used estate becomes a fresh one, without a restart of the servers.
+
+Faults are healed and what is down is started first. Then everything that an estate's life left is removed (running
+workflows, connectors with their offsets, topics, groups, rules, lease, endpoint), and `up` seeds it all again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from lab import connect, kafka, store, temporal
+from lab.addresses import ARBITER, MEMBERS
+from lab.errors import LabError
+from lab.estate import Lab
+from lab.processes import ProcessState
+from lab.record import Home
+from lab.up import bring_up
+from lab.waiting import Say, Steps, wait_for
+
+KEPT_TOPICS = (connect.CONFIGS_TOPIC, connect.OFFSETS_TOPIC, connect.STATUS_TOPIC)
+GONE_LIMIT_S = 30.0
+
+
+def reset(name: str, hard: bool, say: Say) -> Lab:
+    """Bring the lab back to how `up` made it.
+
+    Args:
+        hard: wipe and restart Kafka and Connect rather than clean them: slower, and it leaves nothing.
+    Raises: LabError when something cannot be removed, such as a group that still has members.
+    """
+    home = Home.of(name)
+    home.load()
+    with home.operation():
+        lab = Lab(home)
+        _revive(lab, say)
+        with home.change() as document:
+            document["done"] = []
+        with_worker = "worker" in lab.process_names
+        if hard:
+            _wipe(lab, say)
+        else:
+            bring_up_servers(lab, say)
+            _clean(lab, say)
+        return bring_up(lab, with_worker, say)
+
+
+def _revive(lab: Lab, say: Say) -> None:
+    """Thaw what is frozen; a frozen fault proxy could not even be asked to heal."""
+    for name in lab.process_names:
+        process = lab.process(name)
+        if process.state is ProcessState.FROZEN:
+            process.thaw()
+            say(f"thawed {name}")
+    if lab.process("toxiproxy").state is ProcessState.RUNNING:
+        lab.fault.heal()
+
+
+def bring_up_servers(lab: Lab, say: Say) -> None:
+    """Start what is down; only when something is, because asking everybody costs a second."""
+    down = [name for name in lab.process_names if lab.process(name).state is ProcessState.DOWN and name != "worker"]
+    if down:
+        say(f"starting {', '.join(down)}")
+        lab.fault.restart(*down)
+
+
+def _clean(lab: Lab, say: Say) -> None:
+    steps = Steps(say)
+    steps.add("workflows terminated", partial(_terminate_workflows, lab))
+    for member in MEMBERS:
+        steps.add(f"connectors on {member} removed", partial(_remove_connectors, lab, member), ["workflows terminated"])
+    for member in MEMBERS:
+        after = [f"connectors on {one} removed" for one in MEMBERS]
+        steps.add(f"topics, groups and rules on {member} removed", partial(_empty_cluster, lab, member), after)
+    steps.add("lease removed", partial(_remove_lease, lab), ["workflows terminated"])
+    steps.run()
+
+
+def _wipe(lab: Lab, say: Say) -> None:
+    asyncio.run(terminate_all(lab))
+    members = [lab.process(name) for name in lab.process_names if name.startswith(("kafka-", "connect-"))]
+    for process in members:
+        if process.state is not ProcessState.DOWN:
+            process.kill()
+    for member in MEMBERS:
+        for broker in lab.brokers(member):
+            shutil.rmtree(lab.home.data / broker, ignore_errors=True)
+    say(f"wiped {', '.join(process.name for process in members)}")
+    _remove_lease(lab)
+
+
+def _terminate_workflows(lab: Lab) -> str:
+    return f"{asyncio.run(terminate_all(lab))} were running"
+
+
+async def terminate_all(lab: Lab) -> int:
+    """Terminate every running workflow of the namespace and see them closed. Raises: LabError when one stays."""
+    from temporalio.client import Client
+    from temporalio.service import RPCError
+
+    try:
+        client = await Client.connect(str(lab.plan.ports["temporal/frontend"]), namespace=temporal.NAMESPACE)
+        ended = 0
+        # What is listed comes from an index that trails the truth: look until nothing is left to be seen.
+        for _ in range(20):
+            found = [one async for one in client.list_workflows('ExecutionStatus = "Running"')]
+            if not found:
+                return ended
+            for one in found:
+                try:
+                    await client.get_workflow_handle(one.id, run_id=one.run_id).terminate("the lab is being reset")
+                    ended += 1
+                except RPCError:  # closed meanwhile
+                    continue
+            await asyncio.sleep(0.1)
+    except (RPCError, RuntimeError) as error:
+        raise LabError(f"Temporal does not answer: {error}") from error
+    raise LabError("workflows keep starting: stop what starts them, then reset again")
+
+
+def _remove_connectors(lab: Lab, member: str) -> str:
+    """Stop all connectors of a worker, forget their offsets, and delete them."""
+    url = lab.connect_url(member)
+    names = list(connect.request("GET", f"{url}/connectors").json())
+    for name in names:
+        connect.request("PUT", f"{url}/connectors/{name}/stop")
+
+    def stopped() -> bool:
+        found = connect.status(url)
+        return all(connect.has_state(name, found.get(name), "STOPPED") for name in names)
+
+    wait_for(f"connectors on {member} stopped", stopped, GONE_LIMIT_S)
+    for name in names:
+        answer = connect.request("DELETE", f"{url}/connectors/{name}/offsets")
+        if answer.is_error:
+            raise LabError(f"Connect did not forget the offsets of {name}: {answer.status_code} {answer.text}")
+    for name in names:
+        connect.request("DELETE", f"{url}/connectors/{name}")
+    wait_for(
+        f"connectors on {member} gone", lambda: not connect.request("GET", f"{url}/connectors").json(), GONE_LIMIT_S
+    )
+    return f"{len(names)}"
+
+
+def _empty_cluster(lab: Lab, member: str) -> str:
+    admin = lab.admin(member)
+    kafka.delete_rules(admin)
+    groups = _remove_groups(admin, member)
+    topics = [one for one in _topics(admin) if one not in KEPT_TOPICS]
+    if topics:
+        futures: Mapping[str, Future[Any]] = admin.delete_topics(
+            topics, operation_timeout=kafka.REQUEST_LIMIT_S, request_timeout=kafka.REQUEST_LIMIT_S
+        )
+        kafka.settle(futures, tolerated=(KafkaError.UNKNOWN_TOPIC_OR_PART,))
+        wait_for(f"topics on {member} gone", lambda: not set(topics) & set(_topics(admin)), GONE_LIMIT_S)
+    return f"{len(topics)} topics, {groups} groups"
+
+
+def _topics(admin: AdminClient) -> list[str]:
+    return [name for name in admin.list_topics(timeout=kafka.REQUEST_LIMIT_S).topics if not name.startswith("__")]
+
+
+def _remove_groups(admin: AdminClient, member: str) -> int:
+    """Raises: LabError naming the groups that still have members."""
+    listed = admin.list_consumer_groups(request_timeout=kafka.REQUEST_LIMIT_S).result(kafka.REQUEST_LIMIT_S)
+    names = [one.group_id for one in listed.valid if one.group_id != connect.group_id(member)]
+    if not names:
+        return 0
+    busy = []
+    for name, future in admin.delete_consumer_groups(names, request_timeout=kafka.REQUEST_LIMIT_S).items():
+        try:
+            future.result(kafka.REQUEST_LIMIT_S)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.NON_EMPTY_GROUP:
+                busy.append(name)
+            elif error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                raise LabError(f"{member}: cannot delete group {name}: {error.args[0].str()}") from error
+    if busy:
+        raise LabError(f"{member}: groups {', '.join(busy)} still have members: stop those consumers, then reset again")
+    return len(names)
+
+
+def _remove_lease(lab: Lab) -> str | None:
+    store.delete_prefix(lab.plan.ports[f"etcd-{ARBITER}/client"], "/dcdr/")
+    return None

@@ -1,0 +1,158 @@
+"""`lab status`: what runs, what is broken, which side is open, and where the endpoint leads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AclOperation, ResourceType
+
+from lab import connect, kafka, kube, processes, store
+from lab.addresses import ARBITER, MEMBERS
+from lab.errors import LabError
+from lab.estate import Lab
+from lab.processes import ProcessState
+from lab.record import Document
+
+T = TypeVar("T")
+UNKNOWN = "unknown"
+
+
+def observe(lab: Lab) -> Document:
+    """Everything, as JSON data; what does not answer within some seconds is "unknown", never left out."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        gates = {member: pool.submit(_gate, lab, member) for member in MEMBERS}
+        connectors = {member: pool.submit(_connectors, lab, member) for member in MEMBERS}
+        target, lease = pool.submit(kube.target, lab), pool.submit(_lease, lab)
+        cleaned = {member: cleaner_offsets(lab, member) for member in MEMBERS}
+        return {
+            "lab": lab.name,
+            "bootstrap": str(lab.bootstrap),
+            "temporal_ui": lab.document["temporal"]["ui"],
+            "settings": str(lab.settings),
+            "processes": [_process(lab, name) for name in lab.process_names],
+            "faults": [asdict(fault) for fault in lab.fault.active()],
+            "gates": {member: gate.result() for member, gate in gates.items()},
+            "connectors": {member: found.result() for member, found in connectors.items()},
+            "endpoint": target.result(),
+            "lease": lease.result(),
+            "cleaned": cleaned,
+        }
+
+
+def healthy(status: Document) -> bool:
+    """Every process runs and nothing is broken."""
+    return not status["faults"] and all(one["state"] == ProcessState.RUNNING for one in status["processes"])
+
+
+def render(status: Document) -> str:
+    """Tables for people."""
+    lines = [f"lab {status['lab']}", ""]
+    rows = [("process", "site", "state", "pid", "memory", "up for", "starts")]
+    for one in status["processes"]:
+        memory = f"{one['rss_bytes'] / 2**20:.0f} MiB" if one["pid"] else ""
+        up_for = f"{one['uptime_s']:.0f} s" if one["pid"] else ""
+        rows.append((one["name"], one["site"], one["state"], str(one["pid"] or ""), memory, up_for, str(one["starts"])))
+    lines += [*_table(rows), ""]
+    rows_4 = [("connector", "on", "state", "tasks")]
+    for member, found in status["connectors"].items():
+        rows_4 += [(name, member, one["state"], " ".join(one["tasks"])) for name, one in sorted(found.items())]
+        if not found:
+            rows_4.append(("(no answer)", member, UNKNOWN, ""))
+    lines += [*_table(rows_4), ""]
+    rows_3 = [("cluster", "users", "groups")]
+    rows_3 += [(member, gate["users"], gate["groups"]) for member, gate in status["gates"].items()]
+    lines += [*_table(rows_3), ""]
+    lease = status["lease"]
+    lines.append(
+        f"lease       {lease['holder']}, epoch {lease['epoch']}, {lease['phase']}"
+        if lease
+        else f"lease       {UNKNOWN}"
+    )
+    lines.append(f"endpoint    {status['bootstrap']} -> {status['endpoint']}")
+    lines.append(f"temporal    {status['temporal_ui']}")
+    lines.append(f"settings    {status['settings']}")
+    for fault in status["faults"]:
+        lines.append(f"FAULT       {fault['target']} {fault['kind']} {fault['direction']} {fault['detail']}".rstrip())
+    return "\n".join(lines)
+
+
+def cleaner_offsets(lab: Lab, member: str) -> dict[str, int]:
+    """`topic-partition` -> first offset the log cleaner has not cleaned yet, of compacted users' topics.
+
+    From the brokers' `cleaner-offset-checkpoint` files (version, count, then `topic partition offset` a line).
+    """
+    compacted = {spec.name for spec in kafka.ESTATE if spec.config.get("cleanup.policy") == "compact"}
+    found: dict[str, int] = {}
+    for broker in lab.brokers(member):
+        try:
+            lines = (lab.home.data / broker / "cleaner-offset-checkpoint").read_text().splitlines()[2:]
+        except OSError:
+            continue
+        for line in lines:
+            topic, partition, offset = line.split(" ")
+            if topic in compacted:
+                name = f"{topic}-{partition}"
+                found[name] = max(found.get(name, 0), int(offset))
+    return found
+
+
+def _process(lab: Lab, name: str) -> Document:
+    process = lab.process(name)
+    identity, state = process.identity, process.state
+    alive = identity if state is not ProcessState.DOWN else None
+    return {
+        "name": name,
+        "site": process.site,
+        "state": state.value,
+        "pid": alive.pid if alive else None,
+        "rss_bytes": processes.resident_bytes(alive) if alive else 0,
+        "uptime_s": round(processes.uptime_s(alive), 1) if alive else 0.0,
+        "starts": process.starts,
+        "log": str(process.log),
+    }
+
+
+def _gate(lab: Lab, member: str) -> dict[str, str]:
+    """What the DENY rules of a cluster say; effects are the product's canary's business."""
+    try:
+        rules = kafka.deny_rules(lab.admin(member))
+    except (KafkaException, TimeoutError):
+        return {"users": UNKNOWN, "groups": UNKNOWN}
+    writes = any(one.restype == ResourceType.TOPIC and one.operation == AclOperation.WRITE for one in rules)
+    commits = any(one.restype == ResourceType.GROUP and one.operation == AclOperation.READ for one in rules)
+    return {"users": "closed" if writes else "open", "groups": "frozen" if commits else "free"}
+
+
+def _connectors(lab: Lab, member: str) -> dict[str, dict[str, Any]]:
+    found = connect.status(lab.connect_url(member))
+    return {
+        name: {"state": one["connector"]["state"], "tasks": [task["state"] for task in one["tasks"]]}
+        for name, one in found.items()
+        if "connector" in one
+    }
+
+
+def _lease(lab: Lab) -> dict[str, Any] | None:
+    def read() -> dict[str, Any] | None:
+        found = store.get(lab.plan.ports[f"etcd-{ARBITER}/client"], store.LEASE_KEY)
+        document: dict[str, Any] | None = json.loads(found) if found else None
+        return document
+
+    return _or_none(read)
+
+
+def _or_none(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except (LabError, ValueError):
+        return None
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
