@@ -11,9 +11,18 @@ from temporalio import activity
 from activities.book import LedgerBook
 from activities.step import Steps, Stopwatch, both, read_lease
 from dcdr import drain, lease
-from dcdr.errors import InvalidRequestError, SupersededError
+from dcdr.errors import DeadlineError, InvalidRequestError, SupersededError
 from dcdr.lease import Standing
-from dcdr.model import HandoverResult, LeaseRecord, LeftoverResult, ReopenResult, StepInput, StepResult
+from dcdr.model import (
+    EntryRef,
+    HandoverResult,
+    LeaseRecord,
+    LeftoverResult,
+    Operation,
+    ReopenResult,
+    StepInput,
+    StepResult,
+)
 from dcdr.ports import Directory, Scope
 
 
@@ -24,6 +33,15 @@ async def _swap(scope: Scope, change: Callable[[LeaseRecord], LeaseRecord]) -> L
     if wanted == stored.record:
         return stored.record
     return (await scope.lease.swap(stored, wanted)).record
+
+
+def _in_time(record: LeaseRecord) -> None:
+    """Raises: DeadlineError past the operation's deadline: from then on anybody may undo it, and nobody hands over."""
+    if record.deadline is not None and datetime.now(UTC) >= record.deadline:
+        raise DeadlineError(
+            f"operation {record.op_id} did not reach its handover by {record.deadline:%H:%M:%S} UTC, its deadline; "
+            "it is undone. drain.operation_deadline sets how long it may take"
+        )
 
 
 class LeaseActivities(Steps):
@@ -53,25 +71,36 @@ class LeaseActivities(Steps):
         if step.entry is None:
             raise InvalidRequestError("lease.hand_over needs the ledger entry it is to name")
         scope = self._directory.scope(operation.scope)
-        if lease.standing((await read_lease(scope)).record, operation) is not Standing.MOVED:
-            ledger = await self._book.read(scope, operation, step.entry)
-            early = (ledger.taken_at + scope.timing.quiet - datetime.now(UTC)).total_seconds()
-            if early > 0:  # the settling rule: two looks, `quiet` apart
-                await asyncio.sleep(early)
-            source, target = both(scope, operation)
-            places = list(ledger.by_partition)
-            topics, ends, target_ends = await asyncio.gather(
-                source.logs.topics(), source.logs.ends(places), target.logs.ends(places)
-            )
-            mirrored = drain.mirrored_topics(topics, source.reserved_topics | target.reserved_topics)
-            changed = drain.changes(ledger, mirrored, ends) + drain.target_changes(ledger, target_ends)
+        # The swap below names the revision read here, before the look: whatever changes the record in between (an undo,
+        # another attempt that saw a change and had the cut taken again) makes this attempt lose.
+        stored = await read_lease(scope)
+        handed = lease.hand_over(stored.record, operation, step.entry.digest)
+        if handed != stored.record:
+            _in_time(stored.record)
+            changed = await self._changes(scope, operation, step.entry)
             if changed:
+                await scope.lease.swap(stored, lease.extend(stored.record, operation))
                 return HandoverResult(
                     **watch.so_far(), changed=tuple(changed[:20]), note=f"{len(changed)} changes after the cut"
                 )
-        digest = step.entry.digest
-        record = await _swap(scope, lambda found: lease.hand_over(found, operation, digest))
-        return HandoverResult(**watch.so_far(), note=f"{record.holder} holds the lease, epoch {record.epoch}")
+            await scope.lease.swap(stored, handed)
+        return HandoverResult(**watch.so_far(), note=f"{handed.holder} holds the lease, epoch {handed.epoch}")
+
+    async def _changes(self, scope: Scope, operation: Operation, entry: EntryRef) -> list[str]:
+        """The last look, `quiet` after the first one: what differs from the ledger entry on either side."""
+        ledger = await self._book.read(scope, operation, entry)
+        quiet = scope.timing.quiet
+        # Never longer than `quiet`: the cut may have been taken by a worker whose clock runs ahead of this one's.
+        early = min(ledger.taken_at + quiet - datetime.now(UTC), quiet).total_seconds()
+        if early > 0:
+            await asyncio.sleep(early)
+        source, target = both(scope, operation)
+        places = list(ledger.by_partition)
+        topics, ends, target_ends = await asyncio.gather(
+            source.logs.topics(), source.logs.ends(places), target.logs.ends(places)
+        )
+        mirrored = drain.mirrored_topics(topics, source.reserved_topics | target.reserved_topics)
+        return drain.changes(ledger, mirrored, ends) + drain.target_changes(ledger, target_ends)
 
     @activity.defn(name="lease.reopen")
     async def reopen(self, step: StepInput) -> ReopenResult:

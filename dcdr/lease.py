@@ -1,8 +1,8 @@
 """The lease record's transitions, as pure functions: what may follow what.
 
     OPEN(A) --begin--> DRAINING(A, op) --hand_over--> OPEN(B, epoch + 1, op) --finish--> OPEN(B)
-                            |
-                            +--reopen--> OPEN(A, op) --finish--> OPEN(A)
+                         |        ^ |
+                         +-extend-+ +--reopen--> OPEN(A, op) --finish--> OPEN(A)
 
 The handover is the point of no return. `reopen` and `hand_over` both start from DRAINING under the same operation id,
 so of a late handover and an early undo exactly one can win. The operation id is cleared last: an id without a run is an
@@ -108,6 +108,15 @@ def hand_over(record: LeaseRecord, operation: Operation, ledger: str) -> LeaseRe
             "ledger": ledger,
         }
     )
+
+
+def extend(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+    """DRAINING -> DRAINING: the cut is taken again. A handover that looked before this has lost its record.
+
+    Raises: SupersededError when the operation does not drain any more.
+    """
+    require(record, operation, Standing.DRAINING)
+    return record.model_copy(update={"seq": record.seq + 1})
 
 
 def reopen(record: LeaseRecord, operation: Operation) -> LeaseRecord:
