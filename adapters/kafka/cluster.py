@@ -58,6 +58,7 @@ class KafkaCluster:
         self.groups = KafkaConsumerGroups(self._wire)
         self.ledger = KafkaLedger(self._wire, settings.ledger_topic, self._producer)
         self.positions = KafkaMirrorPositions(self._wire, connect.offsets_topic)
+        self._watched = (settings.canary_topic, settings.ledger_topic, connect.offsets_topic)
         self._background: set[asyncio.Task[None]] = set()
 
     async def warm(self) -> None:
@@ -86,7 +87,8 @@ class KafkaCluster:
 
     async def _connect(self) -> None:
         await self._wire.warm((LOOK, ACT, LEDGER_LANE, POSITIONS_LANE))
-        await self._wire.metadata([self._settings.canary_topic])
+        # Their ids too: a tail starts over when somebody has created its topic anew.
+        await self._wire.metadata(self._watched)
         await self._canary.warm((LOOK,))
 
     async def _keep_up(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from adapters.kafka.trouble import (
     NOT_COORDINATOR,
     SECURITY_DISABLED,
     TOPIC_AUTHORIZATION_FAILED,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     UNKNOWN_MEMBER_ID,
     UNKNOWN_TOPIC_OR_PARTITION,
     refusal,
@@ -32,8 +34,8 @@ GATE_TIMEOUT: Final = timedelta(seconds=1)
 
 # Kafka's numbers: org.apache.kafka.common.acl and .resource.
 _ANY = 1
-_TOPIC, _GROUP, _BROKER_CONFIG = 2, 3, 4
-_LITERAL = 3
+_TOPIC, _GROUP, _TRANSACTIONAL_ID = 2, 3, 5
+_MATCH, _LITERAL = 2, 3
 _READ, _WRITE, _CREATE, _DELETE, _ALTER = 3, 4, 5, 6, 7
 _DENY = 2
 _EVERYBODY, _EVERYWHERE, _EVERY_NAME = "User:*", "*", "*"
@@ -67,34 +69,42 @@ class KafkaProduceFence:
         self._topic = canary_topic
 
     async def rules(self) -> FenceRules:
-        """DescribeAcls and the broker configuration, side by side; the rules are those one broker obeys just now."""
-        described, configs = await both(
-            self._wire.any(
-                lambda: messages.DESCRIBE_ACLS(
-                    resource_type_filter=_ANY,
-                    resource_name_filter=_EVERY_NAME,
-                    pattern_type_filter=_LITERAL,
-                    principal_filter=_EVERYBODY,
-                    host_filter=_EVERYWHERE,
-                    operation=_ANY,
-                    permission_type=_DENY,
-                )
-            ),
-            self._broker_configs(),
+        """The rules one broker obeys just now, and what it does where there are none.
+
+        Kafka hides `allow.everyone.if.no.acl.found` and `super.users` from DescribeConfigs (it takes every setting it
+        has no definition of for a secret): the first is found out by effect, the second stays empty.
+        """
+        probe = f"dcdr-probe-{uuid.uuid4()}"
+        described = await self._wire.any(
+            lambda: messages.DESCRIBE_ACLS(
+                resource_type_filter=_ANY,
+                resource_name_filter=probe,
+                pattern_type_filter=_MATCH,
+                principal_filter=None,
+                host_filter=None,
+                operation=_ANY,
+                permission_type=_ANY,
+            )
         )
         if described.error_code == SECURITY_DISABLED:
             return FenceRules(authorizer=False, default_deny=False, users_denied=False, groups_denied=False)
         if described.error_code:
             raise refusal(self._wire.dc, described.error_code, "describing ACLs")
-        standing = {
-            Rule(resource.resource_type, acl.operation) for resource in described.resources for acl in resource.acls
-        }
+        ours: set[Rule] = set()
+        others: set[int] = set()
+        for resource in described.resources:
+            for acl in resource.acls:
+                rule = Rule(resource.resource_type, acl.operation)
+                everybody = (acl.principal, acl.host, acl.permission_type) == (_EVERYBODY, _EVERYWHERE, _DENY)
+                if everybody and resource.pattern_type == _LITERAL and rule in (*USERS, *GROUPS):
+                    ours.add(rule)
+                else:
+                    others.add(resource.resource_type)
         return FenceRules(
             authorizer=True,
-            default_deny=configs.get("allow.everyone.if.no.acl.found", "false").lower() != "true",
-            users_denied=standing.issuperset(USERS),
-            groups_denied=standing.issuperset(GROUPS),
-            super_users=frozenset(user for user in configs.get("super.users", "").split(";") if user),
+            default_deny=await self._default_deny(probe, others, ours),
+            users_denied=ours.issuperset(USERS),
+            groups_denied=ours.issuperset(GROUPS),
         )
 
     async def close_users(self) -> None:
@@ -198,28 +208,32 @@ class KafkaProduceFence:
         if failed is not None:
             raise refusal(self._wire.dc, failed, tried)
 
-    async def _broker_configs(self) -> Mapping[str, str]:
-        if not self._wire.known_nodes:
-            await self._wire.metadata()
-        resource = messages.DESCRIBE_CONFIGS.DescribeConfigsResource
+    async def _default_deny(self, probe: str, others: Collection[int], ours: Collection[Rule]) -> bool:
+        """Is a user refused what no rule speaks of? Asked as the canary, about things that do not exist.
 
-        async def ask(node: int) -> messages.Message:
-            return await self._wire.call(
-                node,
-                messages.DESCRIBE_CONFIGS(
-                    resources=[
-                        resource(resource_type=_BROKER_CONFIG, resource_name=str(node), configuration_keys=None)
-                    ],
-                    include_synonyms=False,
-                    include_documentation=False,
-                ),
+        `others`: resource types on which rules of other people match `probe`, so that no default is asked any more.
+        Where such rules exist for topics and groups alike, the default matters to neither: that counts as denied.
+        Where every type has rules, nobody can see the default, and it counts as allowed: preflight then refuses.
+        """
+        if {_TOPIC, _GROUP} <= set(others):
+            return True
+        ruled = {*others, *(rule.resource for rule in ours)}
+        if _TRANSACTIONAL_ID not in ruled:
+            described = await self._canary.any(lambda: messages.DESCRIBE_TRANSACTIONS(transactional_ids=[probe]))
+            return bool(described.transaction_states[0].error_code == TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+        if _GROUP not in ruled:
+            groups = await self._canary.any(
+                lambda: messages.DESCRIBE_GROUPS(groups=[probe], include_authorized_operations=False)
             )
-
-        answer = await ask(self._wire.known_nodes[0])
-        result = answer.results[0]
-        if result.error_code:
-            raise refusal(self._wire.dc, result.error_code, "reading the brokers' configuration")
-        return {config.name: config.value for config in result.configs if config.value is not None}
+            return bool(groups.groups[0].error_code == GROUP_AUTHORIZATION_FAILED)
+        if _TOPIC not in ruled:
+            topics = await self._canary.any(
+                lambda: messages.METADATA(
+                    topics=[messages.METADATA.MetadataRequestTopic(name=probe)], allow_auto_topic_creation=False
+                )
+            )
+            return bool(topics.topics[0].error_code == TOPIC_AUTHORIZATION_FAILED)
+        return False
 
     # --- the canary -------------------------------------------------------------------------------------------------
 

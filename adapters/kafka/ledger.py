@@ -53,8 +53,11 @@ class KafkaLedger:
             MisconfiguredError when the entry is larger than the topic takes.
         """
         failed = await asyncio.to_thread(self._send, key.encode(), body)
-        if failed is not None:
-            raise self._trouble(failed, key, len(body))
+        if failed is None:
+            return
+        if failed.code() == KafkaError._MSG_TIMED_OUT and not await self._wire.metadata([self._topic]):
+            failed = KafkaError(KafkaError._UNKNOWN_TOPIC)  # librdkafka gives a new topic 30 s to appear
+        raise self._trouble(failed, key, len(body))
 
     async def get(self, key: str) -> bytes | None:
         await self._tail.catch_up()

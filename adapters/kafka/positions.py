@@ -11,6 +11,7 @@ from typing import NamedTuple
 from adapters.kafka.records import Record
 from adapters.kafka.tail import CATCH_UP, Tail
 from adapters.kafka.wire import Wire
+from dcdr.errors import MisconfiguredError
 from dcdr.model import TopicPartition
 
 LANE = "positions"
@@ -20,6 +21,7 @@ class Stored(NamedTuple):
     """One record of the offsets topic: the last copied offset of a partition; None where it was forgotten."""
 
     connector: str
+    cluster: str
     partition: TopicPartition
     offset: int | None
 
@@ -28,13 +30,25 @@ class KafkaMirrorPositions:
     """`dcdr.ports.MirrorPositions`: the stored source offsets of the connectors of one Connect cluster."""
 
     def __init__(self, wire: Wire, offsets_topic: str) -> None:
-        self._stored: defaultdict[str, dict[TopicPartition, int]] = defaultdict(dict)
+        self._dc = wire.dc
+        self._stored: defaultdict[str, defaultdict[str, dict[TopicPartition, int]]]
+        self._stored = defaultdict(lambda: defaultdict(dict))
         self._tail = Tail(wire, offsets_topic, self._apply, self._stored.clear, lane=LANE)
 
     async def current(self, connector: str) -> Mapping[TopicPartition, int]:
-        """Offsets committed before this call are in the answer; a connector that stored none has an empty one."""
+        """Offsets committed before this call are in the answer; a connector that stored none has an empty one.
+
+        Raises: MisconfiguredError when it stored offsets under several cluster aliases: which ones count is unknown.
+        """
         await self._tail.catch_up()
-        return dict(self._stored.get(connector, {}))
+        by_cluster = {cluster: offsets for cluster, offsets in self._stored[connector].items() if offsets}
+        if len(by_cluster) > 1:
+            raise MisconfiguredError(
+                f"{self._dc}: {connector} has stored offsets of several source clusters "
+                f"({', '.join(sorted(by_cluster))}); "
+                "stop it and forget those of the wrong alias: PATCH /connectors/<name>/offsets with null"
+            )
+        return dict(next(iter(by_cluster.values()), {}))
 
     async def keep_up(self, within: timedelta = CATCH_UP) -> None:
         """Read what is new, so that the next `current` has little left to read."""
@@ -44,10 +58,11 @@ class KafkaMirrorPositions:
         stored = parse(record)
         if stored is None:
             return
+        offsets = self._stored[stored.connector][stored.cluster]
         if stored.offset is None:
-            self._stored[stored.connector].pop(stored.partition, None)
+            offsets.pop(stored.partition, None)
         else:
-            self._stored[stored.connector][stored.partition] = stored.offset
+            offsets[stored.partition] = stored.offset
 
 
 def parse(record: Record) -> Stored | None:
@@ -61,17 +76,18 @@ def parse(record: Record) -> Stored | None:
         value = json.loads(record.value) if record.value is not None else None
     except ValueError:
         return None
-    match key, value:
-        case [str(connector), {"cluster": str(), "topic": str(topic), "partition": int(number), **others}], _ if (
-            not others
-        ):
-            pass
+    match key:
+        case [
+            str(connector),
+            {"cluster": str(cluster), "topic": str(topic), "partition": int(number), **others},
+        ] if not others:
+            partition = TopicPartition(topic, number)
         case _:
             return None
     match value:
         case None:
-            return Stored(connector, TopicPartition(topic, number), None)
+            return Stored(connector, cluster, partition, None)
         case {"offset": int(offset)}:
-            return Stored(connector, TopicPartition(topic, number), offset)
+            return Stored(connector, cluster, partition, offset)
         case _:
             return None

@@ -22,7 +22,13 @@ from typing import Any, Final, TypeVar
 
 from adapters.kafka import messages
 from adapters.kafka.messages import Message, error_name
-from adapters.kafka.trouble import STALE_COORDINATOR, STALE_LEADER, refusal
+from adapters.kafka.trouble import (
+    LEADER_NOT_AVAILABLE,
+    STALE_COORDINATOR,
+    STALE_LEADER,
+    UNKNOWN_TOPIC_OR_PARTITION,
+    refusal,
+)
 from dcdr.errors import DcdrError, InvalidRequestError, MisconfiguredError, TransientError, UnreachableError
 from dcdr.model import TopicPartition
 from dcdr.settings import Credentials
@@ -331,7 +337,9 @@ class Wire:
                 if node is not None:
                     shares[node].append(partition)
                 else:
-                    codes.setdefault(partition, 3 if partition.topic not in self.known_topics else 5)
+                    topic = self.known_topics.get(partition.topic)
+                    exists = topic is not None and partition.partition in topic.leaders
+                    codes[partition] = LEADER_NOT_AVAILABLE if exists else UNKNOWN_TOPIC_OR_PARTITION
             for answers in await together(ask(node, share) for node, share in shares.items()):
                 for partition, answer in answers.items():
                     if not isinstance(answer, Refused):
@@ -344,7 +352,7 @@ class Wire:
             if pending:
                 if asyncio.get_running_loop().time() > deadline:
                     worst = min(pending)
-                    raise refusal(self.dc, codes.get(worst, 5), f"{tried} {worst} ({len(pending)} partitions in all)")
+                    raise refusal(self.dc, codes[worst], f"{tried} {worst} ({len(pending)} partitions in all)")
                 await asyncio.sleep(next(backoff))
                 refresh = {p.topic for p in pending}
         return found
@@ -390,7 +398,7 @@ class Wire:
                     worst = min(pending)
                     raise UnreachableError(
                         f"{self.dc}: {tried} {worst!r} ({len(pending)} in all): still "
-                        f"{error_name(codes.get(worst, 15))} after {self._timeout:g} s; try again"
+                        f"{error_name(codes[worst])} after {self._timeout:g} s; try again"
                     )
                 await asyncio.sleep(next(backoff))
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -18,13 +19,14 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import ElectionType, Producer
+from confluent_kafka import TopicPartition as ConfluentPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
@@ -32,11 +34,12 @@ from confluent_kafka.cimpl import NewTopic
 
 from adapters.kafka import KafkaCluster
 from dcdr.settings import ConnectSettings, Credentials, KafkaSettings
-from lab.toolchain.build import Part, Toolchain, ensure
+from lab.toolchain.build import Part, Toolchain, ensure, locate
 
 HOST = "127.0.0.1"
 READY_S = 60.0
 """A broker answers after 3 s on two idle cores; the rest is for busy ones."""
+AUTHORIZER = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
 CANARY_TOPIC = "dcdr-canary.internal"
 LEDGER_TOPIC = "dcdr-ledger.internal"
 OFFSETS_TOPIC = "connect-offsets.internal"
@@ -83,6 +86,7 @@ class RealKafka:
             "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": "PLAIN",
             "sasl.username": user,
+            "log_level": 0,
             "sasl.password": self.password_file(user).read_text(),
             **more,
         }
@@ -96,16 +100,15 @@ class RealKafka:
         }
         return KafkaSettings.model_validate(values)
 
-    def cluster(self, **more: object) -> KafkaCluster:
-        """The adapter under test, connected to this cluster."""
-        return KafkaCluster(
-            "dc-a", self.settings(**more), ConnectSettings(url="http://127.0.0.1:1", group_id="connect")
-        )
+    def cluster(self, offsets_topic: str = OFFSETS_TOPIC, **more: object) -> KafkaCluster:
+        """The adapter under test, connected to this cluster; `more` goes into its settings."""
+        connect = ConnectSettings(url=f"http://{HOST}:1", group_id="connect", offsets_topic=offsets_topic)
+        return KafkaCluster("dc-a", self.settings(**more), connect)
 
     def admin(self) -> AdminClient:
         """One client for the cluster's life: librdkafka drops what a collected one was still waiting for."""
         if self._admin is None:
-            self._admin = AdminClient(self.client(log_level=0))
+            self._admin = AdminClient(self.client())
         return self._admin
 
     def create_topic(
@@ -124,12 +127,60 @@ class RealKafka:
         for created in self.admin().create_topics([topic]).values():
             created.result(10)
 
+    def move_leader(self, topic: str, partition: int, replicas: Sequence[int]) -> None:
+        """Reorder the replicas with Kafka's own tool, and elect the first one."""
+        plan = {"version": 1, "partitions": [{"topic": topic, "partition": partition, "replicas": list(replicas)}]}
+        plan_file, client_file = self.folder / "reassign.json", self.folder / "admin.properties"
+        plan_file.write_text(json.dumps(plan))
+        client_file.touch(mode=0o600)
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        client_file.write_text(
+            "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\n"
+            f'sasl.jaas.config={login} username="admin" password="{self.password_file("admin").read_text()}";\n'
+        )
+        tool = [*_java(locate()), "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"]
+        arguments = ["--bootstrap-server", self.bootstrap[0], "--command-config", str(client_file)]
+        subprocess.run(
+            [*tool, *arguments, "--reassignment-json-file", str(plan_file), "--execute"],
+            check=True,
+            capture_output=True,
+            timeout=READY_S,
+        )
+        elected = self.admin().elect_leaders(ElectionType.PREFERRED, [ConfluentPartition(topic, partition)])
+        elected.result(10)
+
+    def allow(self, user: str, *rights: tuple[ResourceType, str, AclOperation]) -> None:
+        """Add ALLOW rules."""
+        bindings = [
+            AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
+            for kind, name, operation in rights
+        ]
+        for created in self.admin().create_acls(bindings).values():
+            created.result(10)
+
+    def allow_canary(self, topic: str) -> None:
+        """What the canary needs, and no more."""
+        self.allow(
+            "canary", (ResourceType.TOPIC, topic, AclOperation.WRITE), (ResourceType.GROUP, topic, AclOperation.READ)
+        )
+
     def producer(self, user: str = "app", **more: object) -> Producer:
         return Producer(self.client(user, **{"linger.ms": 0, **more}))
 
 
-def start(folder: Path, brokers: int = 1) -> RealKafka:
-    """Format and start a cluster; the first broker is the only controller. Returns once every broker answers."""
+def start(
+    folder: Path,
+    brokers: int = 1,
+    *,
+    authorizer: str = AUTHORIZER,
+    rules_for_app: bool = True,
+    properties: Mapping[str, str] | None = None,
+) -> RealKafka:
+    """Format and start a cluster; the first broker is the only controller. Returns once every broker answers.
+
+    `properties` overrides single broker settings.
+    """
+    more = {**({"authorizer.class.name": authorizer} if authorizer else {}), **(properties or {})}
     toolchain = ensure([Part.KAFKA])
     kafka = RealKafka(folder)
     for user in USERS:
@@ -140,20 +191,15 @@ def start(folder: Path, brokers: int = 1) -> RealKafka:
     controller, *ports = _free_ports(brokers + 1)
     try:
         for node, port in enumerate(ports, start=1):
-            properties = _properties(kafka, node, port, controller, brokers)
-            log = (folder / f"broker-{node}.log").open("wb")
+            settings = _properties(kafka, node, port, controller, more)
             java = _java(toolchain)
-            subprocess.run(
-                [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=True,
-                timeout=READY_S,
-            )
-            process = subprocess.Popen([*java, "kafka.Kafka", str(properties)], stdout=log, stderr=subprocess.STDOUT)
+            form = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(settings)]
+            with (folder / f"broker-{node}.log").open("wb") as log:
+                subprocess.run(form, stdout=log, stderr=subprocess.STDOUT, check=True, timeout=READY_S)
+                process = subprocess.Popen([*java, "kafka.Kafka", str(settings)], stdout=log, stderr=subprocess.STDOUT)
             kafka.brokers.append(Broker(node, port, process))
         _await_ready(kafka, brokers)
-        _provision(kafka)
+        _provision(kafka, rules=bool(authorizer), rules_for_app=rules_for_app)
     except BaseException:
         stop(kafka)
         raise
@@ -171,12 +217,18 @@ def stop(kafka: RealKafka) -> None:
 
 
 @contextlib.contextmanager
-def running(brokers: int = 1) -> Iterator[RealKafka]:
-    """A cluster for one `with` block, its data in a temporary folder."""
+def running(
+    brokers: int = 1,
+    *,
+    authorizer: str = AUTHORIZER,
+    rules_for_app: bool = True,
+    properties: Mapping[str, str] | None = None,
+) -> Iterator[RealKafka]:
+    """A cluster for one `with` block, its data in a temporary folder; arguments as of `start`."""
     folder = Path(tempfile.mkdtemp(prefix="dcdr-kafka-"))
     kafka = None
     try:
-        kafka = start(folder, brokers)
+        kafka = start(folder, brokers, authorizer=authorizer, rules_for_app=rules_for_app, properties=properties)
         yield kafka
     finally:
         if kafka is not None:
@@ -213,7 +265,7 @@ async def kafka_cluster(real_kafka: RealKafka) -> AsyncIterator[KafkaCluster]:
 # --- how a broker is made -------------------------------------------------------------------------------------------
 
 
-def _properties(kafka: RealKafka, node: int, port: int, controller: int, brokers: int) -> Path:
+def _properties(kafka: RealKafka, node: int, port: int, controller: int, more: Mapping[str, str]) -> Path:
     passwords = {user: kafka.password_file(user).read_text() for user in USERS}
     login = 'org.apache.kafka.common.security.plain.PlainLoginModule required username="broker" '
     login += f'password="{passwords["broker"]}" ' + " ".join(f'user_{u}="{p}"' for u, p in passwords.items()) + ";"
@@ -229,7 +281,6 @@ def _properties(kafka: RealKafka, node: int, port: int, controller: int, brokers
         "sasl.enabled.mechanisms": "PLAIN",
         "sasl.mechanism.inter.broker.protocol": "PLAIN",
         "listener.name.control.plain.sasl.jaas.config": login,
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         # ANONYMOUS is the broker on the controller's plaintext listener; no other listener lets anybody be anonymous.
         "super.users": "User:admin;User:broker;User:ANONYMOUS",
         "allow.everyone.if.no.acl.found": "false",
@@ -248,10 +299,12 @@ def _properties(kafka: RealKafka, node: int, port: int, controller: int, brokers
         # A frozen follower stays in the ISR for as long as a test looks at it.
         "replica.lag.time.max.ms": 60_000,
         "broker.session.timeout.ms": 60_000,
+        "log.retention.ms": -1,  # the tests write records of 1970, too
         "log.cleaner.backoff.ms": 200,
         "log.retention.check.interval.ms": 500,
         "num.network.threads": 2,
         "num.io.threads": 4,
+        **more,
     }
     path = kafka.folder / f"broker-{node}.properties"
     path.touch(mode=0o600)
@@ -279,25 +332,18 @@ def _await_ready(kafka: RealKafka, brokers: int) -> None:
         time.sleep(0.1)
 
 
-def _provision(kafka: RealKafka) -> None:
+def _provision(kafka: RealKafka, *, rules: bool, rules_for_app: bool) -> None:
     nodes = [broker.node for broker in kafka.brokers]
     kafka.create_topic(CANARY_TOPIC, replicas=[[node] for node in nodes])
     compacted = {"cleanup.policy": "compact", "max.message.bytes": "8388608"}
     kafka.create_topic(LEDGER_TOPIC, replicas=[nodes], config=compacted)
     kafka.create_topic(OFFSETS_TOPIC, 5, config={"cleanup.policy": "compact"})
-    allow = [
-        (ResourceType.TOPIC, CANARY_TOPIC, "canary", AclOperation.WRITE),
-        (ResourceType.GROUP, CANARY_TOPIC, "canary", AclOperation.READ),
-        (ResourceType.TOPIC, "*", "app", AclOperation.ALL),
-        (ResourceType.GROUP, "*", "app", AclOperation.ALL),
-        (ResourceType.TRANSACTIONAL_ID, "*", "app", AclOperation.ALL),
-    ]
-    bindings = [
-        AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
-        for kind, name, user, operation in allow
-    ]
-    for created in kafka.admin().create_acls(bindings).values():
-        created.result(10)
+    if not rules:
+        return
+    kafka.allow_canary(CANARY_TOPIC)
+    if rules_for_app:
+        kinds = (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID)
+        kafka.allow("app", *((kind, "*", AclOperation.ALL) for kind in kinds))
 
 
 def _free_ports(count: int) -> list[int]:
