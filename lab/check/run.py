@@ -1,0 +1,115 @@
+"""From folders and addresses to a verdict."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.check.judge import judge
+from lab.check.logs import Cluster, ClusterLog, ReadError, cluster_id, read
+from lab.check.model import Demands, Evidence, Verdict
+from lab.check.runs import Labels, Runs, read_runs
+from lab.load.config import Kind
+from lab.load.outage import Outage, outages, read_acks
+
+CATCH_UP_LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A verdict with what else a reader wants to know."""
+
+    verdict: Verdict
+    active: str
+    moves: tuple[Outage, ...]
+    seconds: Mapping[str, float]
+
+
+def check(
+    folders: Sequence[Path],
+    clusters: Sequence[Cluster],
+    active: str | Mapping[str, Any],
+    demands: Demands | None = None,
+    catch_up_s: float = 30.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Checked:
+    """Read runs and both clusters, and judge.
+
+    Args:
+        folders: run folders, as the load wrote them; all runs that wrote to the topics.
+        active: the name of the active data center, or librdkafka settings of the endpoint to ask for it.
+        catch_up_s: with `standby_complete`, how long the standby may take to hold everything.
+    Raises: JournalError, ReadError.
+    """
+    demands = demands or Demands()
+    started = time.monotonic()
+    ids = {cluster_id(cluster): cluster.name for cluster in clusters}
+    if len(ids) < len(clusters):
+        raise ReadError("two of the addresses lead to the same cluster: give one address for each data center")
+    if not isinstance(active, str):
+        found = cluster_id(Cluster("the endpoint", active))
+        if found not in ids:
+            raise ReadError(f"the endpoint leads to cluster {found}, which is none of the data centers given")
+        active = ids[found]
+    enabled = gc.isenabled()
+    gc.disable()  # millions of small lasting objects: looking through them again and again doubles the time
+    try:
+        runs = read_runs(folders, ids)
+        seconds = {"journals": round(time.monotonic() - started, 3)}
+        say(f"{len(runs.attempts)} attempts of {len(runs.infos)} runs")
+        logs: dict[str, ClusterLog] = {}
+        mark = time.monotonic()
+        # The active side first: what the standby gets meanwhile is on the active side already.
+        for cluster in sorted(clusters, key=lambda cluster: cluster.name == active):
+            logs[cluster.name] = read(cluster, runs.topics, runs.names.number)
+        if demands.standby_complete:
+            _wait_for_standby(clusters, active, runs, logs, catch_up_s, say)
+        for name, log in logs.items():
+            say(f"{sum(map(len, log.records.values()))} visible records on {name}")
+        seconds["logs"] = round(time.monotonic() - mark, 3)
+        mark = time.monotonic()
+        verdict = judge(_evidence(runs, logs, active), demands)
+        seconds["judging"] = round(time.monotonic() - mark, 3)
+        moves = tuple(move for folder in folders for move in outages(read_acks(folder)))
+    finally:
+        if enabled:
+            gc.enable()
+    return Checked(verdict, active, moves, seconds)
+
+
+def _wait_for_standby(
+    clusters: Sequence[Cluster],
+    active: str,
+    runs: Runs,
+    logs: dict[str, ClusterLog],
+    catch_up_s: float,
+    say: Callable[[str], None],
+) -> None:
+    """Read the standby again until it holds as many visible records as the active side, or the time is over."""
+    wanted = sum(map(len, logs[active].records.values()))
+    deadline = time.monotonic() + catch_up_s
+    for cluster in clusters:
+        if cluster.name == active:
+            continue
+        while (held := sum(map(len, logs[cluster.name].records.values()))) < wanted and time.monotonic() < deadline:
+            say(f"{cluster.name} holds {held} of {wanted} records; waiting for the mirror")
+            time.sleep(CATCH_UP_LOOK_S)
+            logs[cluster.name] = read(cluster, runs.topics, runs.names.number)
+
+
+def _evidence(runs: Runs, logs: Mapping[str, ClusterLog], active: str) -> Evidence:
+    return Evidence(
+        attempts=runs.attempts,
+        logs={name: log.records for name, log in logs.items()},
+        active=active,
+        compacted=frozenset(topic for topic, kind in runs.topics.items() if kind == Kind.COMPACTED),
+        groups=runs.groups,
+        group_names=tuple(runs.group_names),
+        pinned=frozenset(runs.pinned),
+        blocked={name: log.blocked for name, log in logs.items()},
+        labels=Labels(runs.names, runs.attempts),
+    )
