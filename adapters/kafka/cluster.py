@@ -26,7 +26,7 @@ from dcdr.settings import ConnectSettings, Credentials, KafkaSettings
 log = logging.getLogger(__name__)
 
 KEEP_UP: Final = timedelta(milliseconds=250)
-"""Between two reads of the tails in the background: what a call inside the outage finds unread is not older."""
+"""Between two reads of the mirror's positions: what a call inside the outage finds unread is not older than this."""
 KEEP_CONNECTED: Final = timedelta(seconds=20)
 """Between two looks at the connections: brokers close idle ones after ten minutes, and a cut link is found early."""
 
@@ -71,8 +71,8 @@ class KafkaCluster:
         await self.positions.keep_up(WARM)
         if not self._background:
             for name, interval, work in (
-                ("tails", KEEP_UP, self._keep_up),
-                ("connections", KEEP_CONNECTED, self._connect),
+                ("positions", KEEP_UP, self.positions.keep_up),
+                ("connections", KEEP_CONNECTED, self._reconnect),
             ):
                 self._background.add(asyncio.create_task(self._repeat(work, interval), name=f"{self._dc} {name}"))
 
@@ -85,15 +85,15 @@ class KafkaCluster:
         await self._canary.close()
         await self._wire.close()
 
+    async def _reconnect(self) -> None:
+        await self._connect()
+        await self.ledger.keep_up()
+
     async def _connect(self) -> None:
         await self._wire.warm((LOOK, ACT, LEDGER_LANE, POSITIONS_LANE))
         # Their ids too: a tail starts over when somebody has created its topic anew.
         await self._wire.metadata(self._watched)
         await self._canary.warm((LOOK,))
-
-    async def _keep_up(self) -> None:
-        await self.positions.keep_up()
-        await self.ledger.keep_up()
 
     async def _repeat(self, work: Any, interval: timedelta) -> None:
         """For ever: trouble is said once, and again when it is over, not at every round."""

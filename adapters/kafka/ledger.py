@@ -74,7 +74,9 @@ class KafkaLedger:
         await asyncio.to_thread(self._warm_producer)
 
     async def keep_up(self) -> None:
+        """Read what is new, and keep the producer's connection from being closed as idle."""
         await self._tail.catch_up()
+        await asyncio.to_thread(self._warm_producer)
 
     async def close(self) -> None:
         """Let go of the producer; everything put has been acknowledged already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -71,23 +72,36 @@ def parse(record: Record) -> Stored | None:
     Key: `["<connector>", {"cluster": ..., "partition": n, "topic": ...}]`; value: `{"offset": n}` or nothing.
     Source: MirrorUtils.wrapPartition and wrapOffset; OffsetStorageWriter for the pair.
     """
+    place = _parse_key(record.key or b"")
+    if place is None:
+        return None
+    if record.value is None:
+        return Stored(*place, None)
     try:
-        key = json.loads(record.key or b"null")
-        value = json.loads(record.value) if record.value is not None else None
+        value = json.loads(record.value)
     except ValueError:
         return None
-    match key:
+    match value:
+        case None:
+            return Stored(*place, None)
+        case {"offset": int(offset)}:
+            return Stored(*place, offset)
+        case _:
+            return None
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _parse_key(key: bytes) -> tuple[str, str, TopicPartition] | None:
+    """The same few keys come with every poll of the mirror."""
+    try:
+        parsed = json.loads(key)
+    except ValueError:
+        return None
+    match parsed:
         case [
             str(connector),
             {"cluster": str(cluster), "topic": str(topic), "partition": int(number), **others},
         ] if not others:
-            partition = TopicPartition(topic, number)
-        case _:
-            return None
-    match value:
-        case None:
-            return Stored(connector, cluster, partition, None)
-        case {"offset": int(offset)}:
-            return Stored(connector, cluster, partition, offset)
+            return connector, cluster, TopicPartition(topic, number)
         case _:
             return None
