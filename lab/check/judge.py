@@ -193,7 +193,7 @@ def _same_order(log: Log, dc: str, others: dict[int, Place], other: str, found: 
 
 
 def _last_values(evidence: Evidence, dc: str, log: Log, found: _Found) -> None:
-    """Compacted topics: the last value of each key is the last acknowledged one, or one that may have been written since."""
+    """The last value of each key of a compacted topic is the last acknowledged one, or one that may have come since."""
     if not evidence.compacted:
         return
     wanted: dict[tuple[str, str | None], tuple[int, Attempt]] = {}
@@ -222,7 +222,8 @@ def _last_values(evidence: Evidence, dc: str, log: Log, found: _Found) -> None:
             continue
         tp, seen = standing
         if seen.attempt != number and seen.attempt not in later:
-            detail = f"key {attempt.key} ends with {evidence.label(seen.attempt)}, acknowledged last: number {attempt.seq}"
+            ends = evidence.label(seen.attempt)
+            detail = f"key {attempt.key} ends with {ends}, acknowledged last: number {attempt.seq}"
             found.add(Kind.STALE, dc, (tp, seen.offset), number, detail)
 
 
@@ -262,7 +263,8 @@ def _one_writer(evidence: Evidence, found: _Found) -> None:
                 index = bisect_left(starts, attempt.sent_ns) - 1
                 if index >= 0 and attempt.settled_ns < times[index][1]:
                     place = ((attempt.topic, attempt.partition), attempt.offset)
-                    found.add(Kind.TWO_WRITERS, attempt.dc, place, number, f"{dc} was acknowledging before and after it")
+                    detail = f"{dc} was acknowledging before and after it"
+                    found.add(Kind.TWO_WRITERS, attempt.dc, place, number, detail)
 
 
 def _open_times(attempts: Iterable[Attempt]) -> Iterator[tuple[str, int, int]]:
@@ -355,7 +357,7 @@ def _groups(
                 totals[group]["re-read"] += 1
                 spared[group] += 1
                 if spared[group] > demands.rereads.get(group, 0):
-                    detail = f"group {group} had committed up to {committed} and received it on {event.dc}@{event.offset}"
+                    detail = f"group {group} had committed up to {committed}; again on {event.dc}@{event.offset}"
                     found.add(Kind.REREAD, evidence.active, place, event.attempt, detail)
             elif event.attempt in received:
                 totals[group]["uncommitted again"] += 1
@@ -370,7 +372,7 @@ def _groups(
             if not sides[group]:
                 doubts.append(f"group {group} received nothing")
             elif evidence.active not in sides[group] or len(sides[group]) < 2:
-                doubts.append(f"group {group} read on {', '.join(sides[group])} only: what it resumed from is not shown")
+                doubts.append(f"group {group} read on {', '.join(sides[group])} only: no resumption is shown")
     return facts, doubts
 
 
@@ -420,7 +422,7 @@ def _substance(evidence: Evidence, demands: Demands) -> tuple[dict[str, object],
     for dc, partitions in evidence.blocked.items():
         if partitions:
             names = ", ".join(f"{topic}-{partition}" for topic, partition in list(partitions)[:5])
-            doubts.append(f"{dc}: {len(partitions)} partitions end in an open transaction ({names}); their end is not visible")
+            doubts.append(f"{dc}: {len(partitions)} partitions end in an open transaction ({names})")
     if not acked:
         doubts.append("nothing was acknowledged")
     for dc, count in stretches:
@@ -431,9 +433,9 @@ def _substance(evidence: Evidence, demands: Demands) -> tuple[dict[str, object],
         if changes != demands.switchovers:
             doubts.append(f"acknowledgements changed sides {changes} times, not {demands.switchovers}")
         if refused < demands.switchovers:
-            doubts.append(f"{refused} refusals were seen in {demands.switchovers} switchovers: was traffic flowing at the fence?")
+            doubts.append(f"{refused} refusals in {demands.switchovers} switchovers: was traffic flowing at the fence?")
         if stretches and stretches[-1][0] != evidence.active:
-            doubts.append(f"the last acknowledgements came from {stretches[-1][0]}, and {evidence.active} is to be judged")
+            doubts.append(f"the last acknowledgements came from {stretches[-1][0]}, not from {evidence.active}")
     facts: dict[str, object] = {
         "attempts": {outcome.value: outcomes[outcome] for outcome in Outcome},
         "acknowledged": dict(acked),

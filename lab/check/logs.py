@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from lab.check.model import Seen
 from lab.check.model import TopicPartition as Place
-from lab.load.records import ATTEMPT_HEADER, headers_digest, value_digest
+from lab.load.records import Header, attempt_of, headers_digest, value_digest
 
 CALL_S = 10.0
 SETTLE_S = 20.0
@@ -76,7 +76,8 @@ def read(cluster: Cluster, topics: Iterable[str], number_of: Callable[[str], int
         known = admin.list_topics(timeout=CALL_S).topics
         missing = [topic for topic in topics if topic not in known]
         if missing:
-            raise ReadError(f"{cluster.name} has no topic {', '.join(sorted(missing))}: the run was not written for this estate")
+            names = ", ".join(sorted(missing))
+            raise ReadError(f"{cluster.name} has no topic {names}: the run was not written for this estate")
         places = [(topic, partition) for topic in topics for partition in known[topic].partitions]
         log = ClusterLog({place: [] for place in places})
         deadline = time.monotonic() + SETTLE_S
@@ -138,10 +139,8 @@ def _read_up_to(
                     unread.discard(place)
                     continue
                 key = message.key()
-                headers = message.headers()
-                number = None
-                if headers and headers[0][0] == ATTEMPT_HEADER and isinstance(headers[0][1], bytes):
-                    number = number_of(headers[0][1].decode("ascii", "replace"))
+                headers = cast(list[Header] | None, message.headers())
+                number = number_of(attempt_of(headers))
                 kind, stamp = message.timestamp()
                 log.records[place].append(
                     Seen(
@@ -149,7 +148,7 @@ def _read_up_to(
                         number,
                         None if key is None else bytes(key).decode("utf-8", "backslashreplace"),
                         value_digest(message.value()),
-                        headers_digest(headers),  # type: ignore[arg-type]
+                        headers_digest(headers),
                         None if kind == TIMESTAMP_LOG_APPEND_TIME else stamp,
                     )
                 )

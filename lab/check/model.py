@@ -1,7 +1,7 @@
 """What the judge reads: attempts, logs and what groups saw, as plain values.
 
-Times are nanoseconds of one monotonic clock. Data centers are names, topics too; an attempt is known by a number that is
-unique in all runs judged together.
+Times are nanoseconds of one monotonic clock. Data centers are names, topics too; an attempt is known by a number
+that is unique in all runs judged together.
 """
 
 from __future__ import annotations

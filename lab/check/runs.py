@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Labels(Mapping[int, str]):
     def __getitem__(self, number: int) -> str:
         return self._names.label(number)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[int]:
         return iter(self._attempts)
 
     def __len__(self) -> int:
@@ -78,7 +78,8 @@ def read_runs(folders: Sequence[Path], clusters: Mapping[str, str]) -> Runs:
         runs.infos.append(info)
         for topic, kind in info.topics.items():
             if runs.topics.setdefault(topic, kind) != kind:
-                raise JournalError(f"topic {topic} was written as {runs.topics[topic]} and as {kind}: check the runs apart")
+                kinds = f"{runs.topics[topic]} and as {kind}"
+                raise JournalError(f"topic {topic} was written as {kinds}: check the runs apart")
         runs.group_names += [group for group in info.groups if group not in runs.group_names]
         for path in sorted(folder.glob("producer-*.tsv")):
             _read_producer(path, clusters, runs)

@@ -1,9 +1,9 @@
 """Kafka clients as an application would configure them, and what their errors mean.
 
-The good client's settings are the ones worth recommending. An idempotent librdkafka producer asks for its producer id as
-soon as it is created, finds no broker connected yet and looks again after 500 ms, whatever happens in between, unless
-metadata arrives first. So a client that has just been created asks for metadata twice: the first answer comes over the
-bootstrap connection and names the brokers, the second over a broker connection, and that one starts the request for the id.
+The good client's settings are the ones worth recommending. An idempotent librdkafka producer asks for its producer id
+when metadata arrives; if no broker is connected at that moment it looks again 500 ms later. The first metadata comes
+over the bootstrap connection and names brokers that are not connected yet. So a client that has just been created asks
+for metadata twice: the second answer comes over a broker's connection and the id is asked for at once.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ class ProducerClient:
         except KafkaException as error:
             return as_error(error)
         errors, self._errors[:] = self._errors[:], []
-        for error in errors:
-            if error.fatal() or error.code() == KafkaError._ALL_BROKERS_DOWN:
-                return error
+        for reported in errors:
+            if reported.fatal() or reported.code() == KafkaError._ALL_BROKERS_DOWN:
+                return reported
         return None
 
     def abandon(self) -> None:

@@ -78,11 +78,11 @@ class RunInfo:
         try:
             raw = json.loads(path.read_text())
         except FileNotFoundError:
-            raise JournalError(f"{folder} holds no run (no run.json): give the folder `dcdr lab load` printed") from None
+            raise JournalError(f"{folder} holds no run (no run.json): give the folder that the load printed") from None
         except ValueError as error:
             raise JournalError(f"{path} is not JSON ({error}): the run cannot be judged") from None
         if raw.get("format") != FORMAT:
-            raise JournalError(f"{path} has format {raw.get('format')}, this version reads {FORMAT}: run the load again")
+            raise JournalError(f"{path} has format {raw.get('format')}, this version reads {FORMAT}: run it again")
         raw["groups"] = tuple(raw["groups"])
         return cls(**raw)
 

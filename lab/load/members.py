@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from lab.load.clients import as_error, code_name, consumer_settings
 from lab.load.config import GroupRole, LoadConfig
 from lab.load.journal import Writer
-from lab.load.records import ATTEMPT_HEADER
+from lab.load.records import Header, attempt_of
 from lab.load.tally import Tally
 
 COMMIT_EVERY_S = 0.2
@@ -28,7 +29,12 @@ QUIET_S = 0.5
 
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART})
 _REJOINING = frozenset(
-    {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._NO_OFFSET}
+    {
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError._NO_OFFSET,
+    }
 )
 """A commit that came too late for its generation: the records are read again by whoever has the partition now."""
 
@@ -132,7 +138,7 @@ class Member(threading.Thread):
         return consumer
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Start where the group stands. A group that stands nowhere yet starts at the end, or, lagging, at the beginning.
+        """Start where the group stands; a new group at the end, or, if it is to lag, at the beginning.
 
         That first position is committed at once: a position nobody committed cannot be carried to another cluster.
         """
@@ -161,10 +167,8 @@ class Member(threading.Thread):
             raise _LostError(as_error(error)) from None
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        try:
+        with contextlib.suppress(_LostError):  # the next poll meets the same refusal
             self._commit(consumer)
-        except _LostError:
-            pass  # the next poll meets the same refusal
         for partition in partitions:
             self._positions.pop((partition.topic, partition.partition), None)
         self._dirty.clear()
@@ -204,12 +208,12 @@ class Member(threading.Thread):
             raise _LostError(as_error(error)) from None
         good = []
         for message in messages:
-            error = message.error()
-            if error is None:
+            trouble = message.error()
+            if trouble is None:
                 good.append(message)
-            elif error.code() not in _HARMLESS:
+            elif trouble.code() not in _HARMLESS:
                 self._take(good)
-                raise _LostError(error)
+                raise _LostError(trouble)
         return good
 
     def _take(self, messages: Sequence[Message]) -> None:
@@ -217,10 +221,7 @@ class Member(threading.Thread):
         line = self._journal.line
         for message in messages:
             topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
-            attempt = ""
-            for name, value in message.headers() or []:
-                if name == ATTEMPT_HEADER and isinstance(value, bytes):
-                    attempt = value.decode("ascii", "replace").replace("\t", " ").replace("\n", " ")
+            attempt = "".join(attempt_of(cast(list[Header] | None, message.headers())).split())
             line("R", self._client, topic, partition, offset, attempt, now)
             self._note_position(topic, partition, offset + 1)
         if messages:
@@ -262,8 +263,6 @@ class Member(threading.Thread):
         """Leave the group; what was not committed is read again by the next member."""
         self._dirty.clear()
         self._positions.clear()
-        try:
+        with contextlib.suppress(KafkaException, RuntimeError):  # it is being given up anyway
             consumer.close()
-        except (KafkaException, RuntimeError):
-            pass  # it is being given up anyway
         self._journal.flush()

@@ -1,10 +1,11 @@
-"""What producers saw of a switchover: the time between the last acknowledgement on one side and the first on the other."""
+"""What producers saw of a switchover: from the last acknowledgement on one side to the first on the other."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -69,7 +70,7 @@ def read_acks(folder: Path) -> list[Ack]:
             continue
         clusters: dict[str, str] = {}
         sent: dict[str, tuple[int, str]] = {}
-        delivered: dict[str, list[tuple[int, str]]] = {}
+        delivered: dict[str, list[int]] = {}
         for fields in read_lines(path):
             match fields[0]:
                 case "I":
@@ -79,13 +80,14 @@ def read_acks(folder: Path) -> list[Ack]:
                 case "A":
                     sent_ns, txn = sent.pop(fields[1])
                     if txn:
-                        delivered.setdefault(txn, []).append((sent_ns, fields[2]))
+                        delivered.setdefault(txn, []).append(sent_ns)
                     else:
                         acks.append(Ack(sent_ns, int(fields[6]), clusters.get(fields[2], ""), header["producer"]))
                 case "C":
                     at = int(fields[3])
                     cluster = clusters.get(fields[2], "")
-                    acks += [Ack(sent_ns, at, cluster, header["producer"]) for sent_ns, _ in delivered.pop(fields[1], [])]
+                    times = delivered.pop(fields[1], [])
+                    acks += [Ack(sent_ns, at, cluster, header["producer"]) for sent_ns in times]
                 case "X" | "Q":
                     delivered.pop(fields[1], None)
                 case _:
@@ -119,7 +121,7 @@ def outages(acks: Sequence[Ack]) -> list[Outage]:
         series.sort()
     found = []
     stretches = eras(acks)
-    for before, after in zip(stretches, stretches[1:], strict=False):
+    for before, after in pairwise(stretches):
         series = times[before.cluster]
 
         def counted(back: int, series: list[int] = series, end: int = before.last_ack_ns) -> int:

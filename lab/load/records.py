@@ -43,6 +43,13 @@ def headers_of(attempt: str) -> list[Header]:
     ]
 
 
+def attempt_of(headers: Sequence[Header] | None) -> str:
+    """The attempt id a record carries; empty when it does not begin with our header."""
+    if not headers or headers[0][0] != ATTEMPT_HEADER:
+        return ""
+    return (headers[0][1] or b"").decode("ascii", "replace")
+
+
 def value_digest(value: bytes | None) -> int:
     """A number equal for equal values; -1 for a tombstone, which is not the same as an empty value."""
     return -1 if value is None else zlib.crc32(value)

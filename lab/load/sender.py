@@ -1,4 +1,4 @@
-"""The application that writes without transactions: one idempotent producer, many keys, one record outstanding per key."""
+"""The application that writes without transactions: one idempotent producer, many keys, one record a key on its way."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Attempts:
         self._numbers = count(1)
 
     def prepare(self, record: Record, txn: int | None = None) -> tuple[int, dict[str, Any]]:
-        """A new attempt: its number and the arguments of `produce`. The line is in the journal's buffer: flush, then send."""
+        """A new attempt: its number and the arguments of `produce`. Its line is in the journal: flush, then send."""
         number = next(self._numbers)
         attempt = f"{self._prefix}{number}"
         value = None if record.tombstone else records.value_of(attempt, record.key or "-", record.seq, self._size)
