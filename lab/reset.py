@@ -1,7 +1,7 @@
 """`lab reset`: a used estate becomes a fresh one, without a restart of the servers.
 
 Faults are healed and what is down is started first. Then everything that an estate's life left is removed (running
-workflows, connectors with their offsets, topics, groups, rules, lease, endpoint), and `up` seeds it all again.
+workflows, connectors' offsets, topics, groups, rules, lease, endpoint), and `up` seeds it all again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from lab import connect, kafka, store, temporal
-from lab.addresses import ARBITER, MEMBERS
+from lab.addresses import ARBITER, MEMBERS, other
 from lab.errors import LabError
 from lab.estate import Lab
 from lab.processes import ProcessState
@@ -75,9 +75,9 @@ def _clean(lab: Lab, say: Say) -> None:
     steps = Steps(say)
     steps.add("workflows terminated", partial(_terminate_workflows, lab))
     for member in MEMBERS:
-        steps.add(f"connectors on {member} removed", partial(_remove_connectors, lab, member), ["workflows terminated"])
+        steps.add(f"connectors on {member} at rest", partial(_rest_connectors, lab, member), ["workflows terminated"])
     for member in MEMBERS:
-        after = [f"connectors on {one} removed" for one in MEMBERS]
+        after = [f"connectors on {one} at rest" for one in MEMBERS]
         steps.add(f"topics, groups and rules on {member} removed", partial(_empty_cluster, lab, member), after)
     steps.add("lease removed", partial(_remove_lease, lab), ["workflows terminated"])
     steps.run()
@@ -125,12 +125,17 @@ async def terminate_all(lab: Lab) -> int:
     raise LabError("workflows keep starting: stop what starts them, then reset again")
 
 
-def _remove_connectors(lab: Lab, member: str) -> str:
-    """Stop all connectors of a worker, forget their offsets, and delete them."""
+def _rest_connectors(lab: Lab, member: str) -> str:
+    """Stop all connectors of a worker, give ours back their configuration, forget all offsets, delete strangers.
+
+    Ours are never deleted: what deletion leaves behind in Connect 4.3.1 spoils the next connector of that name
+    (see `connect.ensure_stopped`).
+    """
     url = lab.connect_url(member)
+    ours = dict(connect.connectors(lab.plan, other(member), lab.home.secrets / "mirror.properties"))
     names = list(connect.request("GET", f"{url}/connectors").json())
     for name in names:
-        connect.request("PUT", f"{url}/connectors/{name}/stop")
+        connect.ensure_stopped(url, name)
 
     def stopped() -> bool:
         found = connect.status(url)
@@ -138,15 +143,27 @@ def _remove_connectors(lab: Lab, member: str) -> str:
 
     wait_for(f"connectors on {member} stopped", stopped, GONE_LIMIT_S)
     for name in names:
-        answer = connect.request("DELETE", f"{url}/connectors/{name}/offsets")
-        if answer.is_error:
-            raise LabError(f"Connect did not forget the offsets of {name}: {answer.status_code} {answer.text}")
-    for name in names:
-        connect.request("DELETE", f"{url}/connectors/{name}")
-    wait_for(
-        f"connectors on {member} gone", lambda: not connect.request("GET", f"{url}/connectors").json(), GONE_LIMIT_S
-    )
-    return f"{len(names)}"
+        if name not in ours:
+            connect.request("DELETE", f"{url}/connectors/{name}")
+            continue
+        if connect.steered_by_offsets(name):
+            _forget_offsets(lab, f"{url}/connectors/{name}/offsets", name)
+        if _differs(connect.request("GET", f"{url}/connectors/{name}/config").json(), ours[name]):
+            connect.request("PUT", f"{url}/connectors/{name}/config", json=ours[name])
+    return f"{len(names)} stopped"
+
+
+def _forget_offsets(lab: Lab, url: str, name: str) -> None:
+    answer = connect.request("DELETE", url)
+    if answer.is_error:
+        raise LabError(
+            f"Connect did not forget the offsets of {name} ({answer.status_code} {answer.text}): "
+            f"`dcdr lab reset --hard --lab {lab.name}` begins with empty servers"
+        )
+
+
+def _differs(found: dict[str, str], wanted: dict[str, str]) -> bool:
+    return {key: value for key, value in found.items() if key != "name"} != wanted
 
 
 def _empty_cluster(lab: Lab, member: str) -> str:

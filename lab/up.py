@@ -306,6 +306,8 @@ class _Start:
         def work() -> str:
             for name, config in wanted.items():
                 connect.create(url, name, config, state, self.stop)
+                if state == "RUNNING":
+                    connect.request("PUT", f"{url}/connectors/{name}/resume", self.stop)  # it may have been there
 
             def reached() -> bool:
                 found = connect.status(url)
