@@ -19,6 +19,10 @@ MEMBERS = ("dc-a", "dc-b")
 ARBITER = "dc-c"
 CLIENTS = "client"
 SITES = (*MEMBERS, ARBITER, CLIENTS)
+LOOPBACK = "127.0.0.1"
+HERE = "here"
+"""The machine's own loopback address, for the one server that cannot live anywhere else: the Temporal dev server tells
+its inner services to find each other at 127.0.0.1, whatever address it is told to listen on (server 1.32)."""
 FIRST_PORT, LAST_PORT = 20_000, 31_999
 """Below the kernel's ephemeral range (32768 up), so that no outgoing connection takes a restarting server's port."""
 
@@ -108,7 +112,7 @@ class Plan:
 
 
 def site_address(prefix: str, site: str) -> str:
-    return f"{prefix}.{SITES.index(site) + 1}"
+    return LOOPBACK if site == HERE else f"{prefix}.{SITES.index(site) + 1}"
 
 
 def wanted_ports(broker_count: int) -> Iterator[tuple[str, str]]:
@@ -125,7 +129,7 @@ def wanted_ports(broker_count: int) -> Iterator[tuple[str, str]]:
     yield "etcd-kube/client", ARBITER
     yield "etcd-kube/peer", ARBITER
     yield "kube-apiserver/https", ARBITER
-    yield "temporal/frontend", ARBITER
+    yield "temporal/frontend", HERE
     yield "temporal/ui", ARBITER
     yield "temporal/metrics", ARBITER
     yield "toxiproxy/api", CLIENTS
@@ -154,7 +158,7 @@ def make_plan(prefix: str, broker_count: int, is_free: Callable[[Address], bool]
 
     Raises: LabError when the range holds too few free ports.
     """
-    candidates: dict[str, Iterator[int]] = {site: iter(range(FIRST_PORT, LAST_PORT + 1)) for site in SITES}
+    candidates: dict[str, Iterator[int]] = {site: iter(range(FIRST_PORT, LAST_PORT + 1)) for site in (*SITES, HERE)}
 
     def take(site: str) -> Address:
         host = site_address(prefix, site)
