@@ -110,8 +110,13 @@ class KafkaLogs:
     async def _ends_at(
         self, node: int, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, LogEnds | Refused]:
+        asked = {timestamp: _places(partitions, timestamp) for timestamp in (_LATEST, _EARLIEST)}
         lso, hw, start, leo = await together(
-            self._wire.call(node, _list_offsets(partitions, look)) for look in (_LSO, _HW, _START, _LEO)
+            self._wire.call(
+                node,
+                messages.LIST_OFFSETS(replica_id=replica_id, isolation_level=isolation, topics=asked[timestamp]),
+            )
+            for timestamp, replica_id, isolation in (_LSO, _HW, _START, _LEO)
         )
         offsets: defaultdict[TopicPartition, list[messages.Message]] = defaultdict(list)
         for response in (lso, hw, start, leo):
@@ -175,18 +180,13 @@ class KafkaLogs:
         return found
 
 
-def _list_offsets(partitions: Sequence[TopicPartition], look: tuple[int, int, int]) -> messages.Message:
-    timestamp, replica_id, isolation = look
-    asked = messages.LIST_OFFSETS.ListOffsetsTopic
+def _places(partitions: Sequence[TopicPartition], timestamp: int) -> list[messages.Message]:
+    of_topic = messages.LIST_OFFSETS.ListOffsetsTopic
     topics: defaultdict[str, list[messages.Message]] = defaultdict(list)
     for partition in partitions:
         topics[partition.topic].append(
-            asked.ListOffsetsPartition(
+            of_topic.ListOffsetsPartition(
                 partition_index=partition.partition, current_leader_epoch=-1, timestamp=timestamp
             )
         )
-    return messages.LIST_OFFSETS(
-        replica_id=replica_id,
-        isolation_level=isolation,
-        topics=[asked(name=topic, partitions=share) for topic, share in topics.items()],
-    )
+    return [of_topic(name=topic, partitions=share) for topic, share in topics.items()]
