@@ -225,8 +225,8 @@ class FenceRules(NamedTuple):
     """What stands in a cluster's authorizer: the users' DENY rules, and the groups' one."""
 
     authorizer: bool
-    default_deny: bool
-    """`allow.everyone.if.no.acl.found` is false."""
+    default_deny: bool | None
+    """`allow.everyone.if.no.acl.found` is false. None: it cannot be seen while our own rules stand."""
     users_denied: bool
     groups_denied: bool
     super_users: frozenset[str] = frozenset()

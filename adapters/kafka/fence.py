@@ -208,12 +208,12 @@ class KafkaProduceFence:
         if failed is not None:
             raise refusal(self._wire.dc, failed, tried)
 
-    async def _default_deny(self, probe: str, others: Collection[int], ours: Collection[Rule]) -> bool:
+    async def _default_deny(self, probe: str, others: Collection[int], ours: Collection[Rule]) -> bool | None:
         """Is a user refused what no rule speaks of? Asked as the canary, about things that do not exist.
 
         `others`: resource types on which rules of other people match `probe`, so that no default is asked any more.
         Where such rules exist for topics and groups alike, the default matters to neither: that counts as denied.
-        Where every type has rules, nobody can see the default, and it counts as allowed: preflight then refuses.
+        Where every type has rules, our own among them, nobody can see the default: None.
         """
         if {_TOPIC, _GROUP} <= set(others):
             return True
@@ -233,7 +233,7 @@ class KafkaProduceFence:
                 )
             )
             return bool(topics.topics[0].error_code == TOPIC_AUTHORIZATION_FAILED)
-        return False
+        return None
 
     # --- the canary -------------------------------------------------------------------------------------------------
 
