@@ -131,7 +131,6 @@ def wanted_ports(broker_count: int) -> Iterator[tuple[str, str]]:
     yield "kube-apiserver/https", ARBITER
     yield "temporal/frontend", HERE
     yield "temporal/ui", ARBITER
-    yield "temporal/metrics", ARBITER
     yield "toxiproxy/api", CLIENTS
     yield "endpoint-proxy/bootstrap", CLIENTS
 

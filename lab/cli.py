@@ -19,10 +19,12 @@ from typing import Annotated
 import typer
 
 from lab import status as lab_status
+from lab.check.cli import check
 from lab.down import down as end_lab
 from lab.errors import LabError, UsageError
 from lab.estate import Lab
 from lab.faults import Direction
+from lab.load.cli import load
 from lab.reset import reset as reset_lab
 from lab.up import up as start_lab
 
@@ -110,6 +112,9 @@ def status(name: Name = "default", output: Output = Format.TABLE) -> None:
     if not lab_status.healthy(observed):
         raise typer.Exit(3)
 
+
+app.command()(load)
+app.command()(check)
 
 faults = typer.Typer(help="Break links and processes, see what is broken, and heal.", no_args_is_help=True)
 app.add_typer(faults, name="fault")

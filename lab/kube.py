@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets as random_secrets
 import ssl
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def describe(plan: Plan, home: Home) -> Document:
 
 
 def command(plan: Plan, home: Home, binary: Path) -> list[str]:
-    """argv of the API server; writes the token file and the service account key it needs."""
+    """argv of the API server; writes the token file it needs."""
     tokens = []
     for number, (user, group) in enumerate(TOKEN_USERS.items()):
         path = home.secrets / f"kube-{user}.token"
@@ -80,9 +79,9 @@ def command(plan: Plan, home: Home, binary: Path) -> list[str]:
             write_private(path, random_secrets.token_hex(16) + "\n")
         tokens.append(f"{path.read_text().strip()},{user},{number}" + (f',"{group}"' if group else ""))
     write_private(home.secrets / "kube-tokens.csv", "\n".join(tokens) + "\n")
-    key = home.secrets / "kube-service-account.key"
-    if not key.exists():
-        _make_key(key)
+    # The server makes this key for its own certificate before it looks for one to sign service account tokens with,
+    # which nothing here uses but which it insists on.
+    key = home.data / "kube" / "apiserver.key"
     address = plan.ports["kube-apiserver/https"]
     return [
         str(binary),
@@ -102,17 +101,6 @@ def command(plan: Plan, home: Home, binary: Path) -> list[str]:
         "--profiling=false",
         "--v=0",
     ]
-
-
-def _make_key(path: Path) -> None:
-    """An RSA key for service account tokens, which nothing here uses but the server insists on."""
-    done = subprocess.run(
-        ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise LabError(f"openssl could not make a key: {done.stderr.strip()}")
-    write_private(path, done.stdout)
 
 
 class Api:
@@ -178,6 +166,19 @@ def slice_body(lab: Lab, member: str) -> Document:
             for address in endpoint_addresses(lab.plan, member)
         ],
     }
+
+
+def remove(lab: Lab) -> None:
+    """Delete the Service and its slice with all that was noted on them. Raises: LabError when that is refused."""
+    core, discovery = f"/api/v1/namespaces/{NAMESPACE}", f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}"
+    try:
+        with Api(lab) as api:
+            for path in (f"{core}/services/{SERVICE}", f"{discovery}/endpointslices/{SLICE}"):
+                answer = api.client.delete(path)
+                if answer.is_error and answer.status_code != 404:
+                    raise LabError(f"the API server refused to delete {path}: {answer.text[:500]}")
+    except httpx.HTTPError as error:
+        raise LabError(f"the API server does not answer: {error!r}") from error
 
 
 def seed(lab: Lab, active: str) -> str:

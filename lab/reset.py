@@ -16,7 +16,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from lab import connect, kafka, store, temporal
+from lab import connect, kafka, kube, store, temporal
 from lab.addresses import ARBITER, MEMBERS, other
 from lab.errors import LabError
 from lab.estate import Lab
@@ -43,7 +43,8 @@ def reset(name: str, hard: bool, say: Say) -> Lab:
         _revive(lab, say)
         with home.change() as document:
             document["done"] = []
-        with_worker = "worker" in lab.process_names
+        if with_worker := "worker" in lab.process_names:
+            lab.process("worker").stop()  # it keeps warm what is about to vanish
         if hard:
             _wipe(lab, say)
         else:
@@ -79,7 +80,7 @@ def _clean(lab: Lab, say: Say) -> None:
     for member in MEMBERS:
         after = [f"connectors on {one} at rest" for one in MEMBERS]
         steps.add(f"topics, groups and rules on {member} removed", partial(_empty_cluster, lab, member), after)
-    steps.add("lease removed", partial(_remove_lease, lab), ["workflows terminated"])
+    steps.add("lease and endpoint removed", partial(_remove_lease, lab), ["workflows terminated"])
     steps.run()
 
 
@@ -205,5 +206,6 @@ def _remove_groups(admin: AdminClient, member: str) -> int:
 
 
 def _remove_lease(lab: Lab) -> str | None:
+    kube.remove(lab)
     store.delete_prefix(lab.plan.ports[f"etcd-{ARBITER}/client"], "/dcdr/")
     return None

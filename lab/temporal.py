@@ -31,10 +31,10 @@ COMMAND_LIMIT_S = 20.0
 
 
 def command(plan: Plan, home: Home, binary: Path) -> list[str]:
-    frontend, ui, metrics = (plan.ports[f"temporal/{part}"] for part in ("frontend", "ui", "metrics"))
+    frontend, ui = plan.ports["temporal/frontend"], plan.ports["temporal/ui"]
     argv = [
         str(binary), "server", "start-dev", "--ip", frontend.host, "--port", str(frontend.port),
-        "--ui-ip", ui.host, "--ui-port", str(ui.port), "--metrics-port", str(metrics.port),
+        "--ui-ip", ui.host, "--ui-port", str(ui.port),
         "--ui-disable-news-fetch", "--db-filename", str(home.data / "temporal.db"), "--namespace", NAMESPACE,
         "--log-level", "warn",
     ]  # fmt: skip
