@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dcdr import lease
-from dcdr.errors import MisconfiguredError, NotYetError, SupersededError
+from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import Gate, LeaseRecord, Operation, StoredLease
 from dcdr.ports import Directory, Member, ProduceFence, Scope
@@ -19,6 +19,8 @@ Correction = Callable[[LeaseRecord], Awaitable[None]]
 
 FIRST_WAIT, LONGEST_WAIT = 0.002, 0.05
 """Seconds between polls: short at first, because the outage is counted in milliseconds; then modest."""
+
+CORRECT_SECONDS, LONGEST_CORRECTION_WAIT = 10.0, 0.5
 
 
 class Stopwatch:
@@ -56,7 +58,8 @@ class Steps:
         """Yield the scope while the lease says that `operation` stands at one of `allowed`; look again afterwards.
 
         An attempt that outlived its operation (Temporal does not stop one that timed out) is refused before its
-        effect; one that was overtaken during its effect runs `correct`, which sets things to what the record says.
+        effect; one that was overtaken during its effect runs `correct`, which sets things to what the record says,
+        again when the record changed meanwhile. Nobody would try again after this attempt, so it does not give up soon.
 
         Raises: SupersededError in both cases.
         """
@@ -70,8 +73,26 @@ class Steps:
                 lease.require(after, operation, *allowed)
             except SupersededError:
                 if correct is not None:
-                    await correct(after)
+                    await _set_right(scope, after, correct)
                 raise
+
+
+async def _set_right(scope: Scope, record: LeaseRecord, correct: Correction) -> None:
+    """Run `correct` until it did what the record says *now*. Raises: TransientError when that was not to be had."""
+    give_up = time.monotonic() + CORRECT_SECONDS
+    wait = FIRST_WAIT
+    while True:
+        try:
+            await correct(record)
+            now = (await read_lease(scope)).record
+            if now == record:
+                return
+            record = now
+        except TransientError:
+            if time.monotonic() >= give_up:
+                raise
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, LONGEST_CORRECTION_WAIT)
 
 
 async def until_gates(ask: Callable[[], Awaitable[Mapping[int, Gate]]], wanted: Gate, what: str, seconds: float) -> int:
