@@ -17,6 +17,7 @@ from dcdr.model import Cut, LogEnds, StepInput, StepResult, Topic, TopicPartitio
 from dcdr.plan import mirror_of
 from dcdr.ports import Directory, Member, Scope
 
+GROUP_OFFSETS = "__consumer_offsets"
 SETTLE_SECONDS = 8.0
 STALLED_SECONDS = 3.0
 """No progress for this long: the mirror's tasks are looked at, and restarted where they failed."""
@@ -46,7 +47,7 @@ class CutActivities(Steps):
                 sorted(
                     transaction.transactional_id
                     for transaction in found
-                    if any(not drain.is_internal(place.topic, reserved) for place in transaction.partitions)
+                    if any(_users(place.topic, reserved) for place in transaction.partitions)
                 )
             )
             if ids:
@@ -103,7 +104,9 @@ class CutActivities(Steps):
                 target.positions.current(mirror.source_connector), target.logs.topics()
             )
             missing = [name for name, n in counts.items() if name not in there or there[name].partitions < n]
-            ranges = drain.unproven(cut, mirrored)
+            beyond = drain.beyond(cut, mirrored)
+            now = await source.logs.ends(beyond) if beyond else {}
+            ranges = drain.unproven(cut, mirrored, now)
             if ranges:
                 seen = await source.logs.visible(ranges, limit=1)
                 ranges = {p: r for p, r in ranges.items() if seen[p].records or not seen[p].complete}
@@ -121,7 +124,8 @@ class CutActivities(Steps):
                     f"Look at connector {mirror.source_connector} on {target.name}"
                 )
             if time.monotonic() - moved_at > STALLED_SECONDS:
-                await _revive(target, mirror.source_connector, reload=bool(missing))
+                unknown = bool(missing) or any(place not in mirrored for place in ranges)
+                await _revive(target, mirror.source_connector, reload=unknown)
                 moved_at = time.monotonic()
             await asyncio.sleep(wait)
             wait = min(wait * 1.5, LONGEST_WAIT)
@@ -156,6 +160,11 @@ class CutActivities(Steps):
     async def _mirrored(self, source: Member, target: Member) -> dict[str, Topic]:
         topics = await source.logs.topics()
         return drain.mirrored_topics(topics, source.reserved_topics | target.reserved_topics)
+
+
+def _users(topic: str, reserved: frozenset[str]) -> bool:
+    """Whether a transaction on `topic` is a user's: one that only commits consumer offsets would still move a group."""
+    return topic == GROUP_OFFSETS or not drain.is_internal(topic, reserved)
 
 
 async def transactional_ids(member: Member, connector: str) -> list[str]:

@@ -13,15 +13,17 @@ from dcdr.errors import MisconfiguredError
 from dcdr.model import Cut, CutRow, LogEnds, OffsetRange, Operation, TailRow, Topic, TopicPartition
 
 INTERNAL_ENDING = ".internal"
+HEARTBEATS = "heartbeats"
+"""MM2's own, on every cluster its heartbeat connector ever wrote to: it says that a mirror is alive, nothing more."""
 
 
 def is_internal(topic: str, reserved: Iterable[str] = ()) -> bool:
-    """Whether a topic never crosses: Kafka's own (`__`), the `.internal` ending, or one reserved by exact name.
+    """Whether a topic never crosses: Kafka's own (`__`), the `.internal` ending, `heartbeats`, or one reserved by name.
 
     No pattern such as `connect-.*`: a user's `connect-clicks` must be mirrored (design, section 9). MM2's own policy
-    also leaves out `-internal` and a leading dot; those are refused by preflight rather than silently left behind.
+    also leaves out a leading dot; such a topic is refused by preflight rather than silently left behind.
     """
-    return topic.startswith("__") or topic.endswith(INTERNAL_ENDING) or topic in set(reserved)
+    return topic.startswith("__") or topic.endswith(INTERNAL_ENDING) or topic == HEARTBEATS or topic in set(reserved)
 
 
 def mirrored_topics(topics: Mapping[str, Topic], reserved: Iterable[str] = ()) -> dict[str, Topic]:
@@ -66,19 +68,29 @@ def take_cut(
     return Cut(operation=operation, taken_at=now, rows=tuple(rows))
 
 
-def unproven(cut: Cut, mirrored: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetRange]:
+def beyond(cut: Cut, mirrored: Mapping[TopicPartition, int]) -> list[TopicPartition]:
+    """Partitions whose stored offset lies at or behind the cut: the log grew since, or the offset is not this log's."""
+    return [place for place, row in cut.by_partition.items() if row.end > 0 and mirrored.get(place, -1) >= row.end]
+
+
+def unproven(
+    cut: Cut, mirrored: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, LogEnds] | None = None
+) -> dict[TopicPartition, OffsetRange]:
     """Ranges of the source that must hold no visible record for the cut to be drained; empty ones are left out.
 
-    `mirrored` is M: the stored offset of the last copied record, absent where none was ever copied.
+    `mirrored` is M: the stored offset of the last copied record, absent where none was ever copied. `ends`: looked at
+    again where M is `beyond` the cut; a late record that was copied already is the last look's affair.
 
-    Raises: MisconfiguredError when a stored offset lies at or behind the cut: a recreated topic, a foreign alias.
+    Raises: MisconfiguredError when a stored offset lies at or behind the log end: a recreated topic, a foreign alias.
     """
+    now = ends or {}
     ranges: dict[TopicPartition, OffsetRange] = {}
     for place, row in cut.by_partition.items():
         last = mirrored.get(place)
-        if last is not None and last >= row.end and row.end > 0:
+        end = max(row.end, now[place].leo) if place in now else row.end
+        if last is not None and last >= end and row.end > 0:
             raise MisconfiguredError(
-                f"the mirror's stored offset {last} of {place} lies at or beyond the log end {row.end}: the topic was "
+                f"the mirror's stored offset {last} of {place} lies at or beyond the log end {end}: the topic was "
                 "recreated, or the stored offsets belong to another cluster; reset this partition's connector offset"
             )
         first = row.start if last is None else max(row.start, last + 1)
@@ -129,8 +141,8 @@ def changes(cut: Cut, topics: Mapping[str, Topic], ends: Mapping[TopicPartition,
             continue
         at = ends.get(place)
         if at is None:
-            continue
-        if not (at.leo == at.hw == at.lso == row.end):
+            found.append(f"{place}: nobody told its ends")
+        elif not (at.leo == at.hw == at.lso == row.end):
             found.append(f"{place}: cut at {row.end}, now log end {at.leo}, high watermark {at.hw}, stable {at.lso}")
         elif at.leader_epoch != row.leader_epoch:
             found.append(f"{place}: the leader changed after the cut (epoch {row.leader_epoch} to {at.leader_epoch})")
@@ -143,9 +155,9 @@ def changes(cut: Cut, topics: Mapping[str, Topic], ends: Mapping[TopicPartition,
 def target_changes(ledger: Cut, ends: Mapping[TopicPartition, LogEnds]) -> list[str]:
     """Partitions of the target that grew after the ledger was written: something still writes there."""
     return [
-        f"{place}: the ledger says {row.target_end}, the target is at {ends[place].leo}"
+        f"{place}: the ledger says {row.target_end}, the target is at {ends[place].leo if place in ends else 'unknown'}"
         for place, row in ledger.by_partition.items()
-        if place in ends and ends[place].leo != row.target_end
+        if place not in ends or ends[place].leo != row.target_end
     ]
 
 
