@@ -40,6 +40,12 @@ _SOURCE = (
     ),
     Rule("exactly.once.support", "required", "requested", "a restart of the mirror could copy records twice"),
     Rule("offset-syncs.topic.location", "target", "source", "offset syncs would be lost with the source"),
+    Rule(
+        "heartbeats.replication.enabled",
+        "false",
+        "true",
+        "heartbeat topics would cross under another name, whatever the topic filter says",
+    ),
     Rule("errors.tolerance", "none", "none", "refused records would be skipped while the stored offset advances"),
     Rule("key.converter", BYTE_ARRAY, "the worker's", "keys would be rewritten"),
     Rule("value.converter", BYTE_ARRAY, "the worker's", "values would be rewritten"),
@@ -72,21 +78,49 @@ def _aliases(name: str, config: Mapping[str, str], source: str, target: str) -> 
     ]
 
 
-def lint_source(name: str, config: Mapping[str, str], source: str, target: str, topics: Collection[str]) -> list[str]:
+def lint_source(
+    name: str,
+    config: Mapping[str, str],
+    source: str,
+    target: str,
+    topics: Collection[str],
+    kept: Collection[str] = (),
+) -> list[str]:
     """What is unsafe in a MirrorSourceConnector's configuration, each with the harm it does; empty when safe.
 
-    `topics`: names that must cross; one that the connector's own filter leaves out would never drain.
+    `topics`: names that must cross; one that the connector's own filter leaves out would never drain. `kept`: names
+    that must not; one that passes would overwrite the other data center's own (Connect's offsets, our ledger).
     """
     found = _violations(name, config, _SOURCE) + _aliases(name, config, source, target)
     if config.get("producer.override.acks", "all") not in ("all", "-1"):
         found.append(f"{name}: producer.override.acks must be all: acknowledged copies could be lost")
+    reset = config.get("source.consumer.auto.offset.reset", config.get("consumer.auto.offset.reset", "earliest"))
+    if reset != "earliest":
+        found.append(
+            f"{name}: source.consumer.auto.offset.reset={reset}, must be earliest: the first records of a new topic "
+            "would be skipped, and no proof would see it"
+        )
     if config.get("transforms"):
         found.append(f"{name}: transforms={config['transforms']}: a transform may drop or rewrite records; remove it")
     if config.get("replication.factor", "2") != "-1" and not config.get("replication.factor", "").isdigit():
         found.append(f"{name}: replication.factor must be -1 or a number: the default is 2, whatever the source has")
-    left = [topic for topic in sorted(topics) if not passes(config, topic)]
+    return found + _crossing(name, config, topics, kept)
+
+
+def _crossing(name: str, config: Mapping[str, str], topics: Collection[str], kept: Collection[str]) -> list[str]:
+    try:
+        left = [topic for topic in sorted(topics) if not passes(config, topic)]
+        taken = [topic for topic in sorted(kept) if passes(config, topic)]
+    except re.error as error:
+        return [f"{name}: its topic filter cannot be read: {error}; write it with plainer regular expressions"]
+    found = []
     if left:
         found.append(f"{name}: its topic filter leaves out {', '.join(left)}: they would never be mirrored")
+    if taken:
+        found.append(
+            f"{name}: its topic filter lets {', '.join(taken)} pass: they belong to one data center and would "
+            r"overwrite the other's; add them to topics.exclude, or .*\.internal"
+        )
     renamed = [topic for topic in sorted(topics) if topic.endswith("heartbeats")]
     if renamed:
         found.append(f"{name}: {', '.join(renamed)} ends with 'heartbeats', which the identity policy renames")
@@ -99,9 +133,19 @@ def lint_checkpoint(name: str, config: Mapping[str, str], source: str, target: s
 
 
 def passes(config: Mapping[str, str], topic: str) -> bool:
-    """Whether MM2's DefaultTopicFilter lets `topic` through: comma lists of regular expressions, exclude wins."""
+    """Whether MM2 would mirror `topic`: DefaultTopicFilter (comma lists of regular expressions, exclude wins), and the
+    replication policy's own rule, which knows fewer internal names than one would think: no `connect-*`, and of
+    `.internal` only MM2's own.
+
+    Raises: re.error when a pattern cannot be read.
+    Source: Kafka 4.3.1, `DefaultTopicFilter`, `ReplicationPolicy.isInternalTopic`.
+    """
     include = _patterns(config.get("topics", ".*"))
-    exclude = _patterns(config.get("topics.exclude", r".*[\-\.]internal, .*\.replica, __.*"))
+    exclude = _patterns(config.get("topics.exclude", r"mm2.*\.internal, .*\.replica, __.*"))
+    if topic.startswith(("__", ".")) or topic.endswith(".checkpoints.internal"):
+        return False
+    if topic.startswith("mm2") and topic.endswith(".internal"):
+        return False
     return any(p.fullmatch(topic) for p in include) and not any(p.fullmatch(topic) for p in exclude)
 
 
