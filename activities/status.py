@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
 
 from temporalio import activity
 
@@ -11,7 +13,7 @@ from activities.step import Steps, Stopwatch, both, read_lease
 from dcdr import drain
 from dcdr.errors import InvalidRequestError
 from dcdr.lease import Standing
-from dcdr.model import Mirror, StepInput, SwitchoverRequest, VerifyResult
+from dcdr.model import Gate, Mirror, StepInput, SwitchoverRequest, VerifyResult
 from dcdr.plan import Estate, MemberView, Preflight, Severity, check_request, examine, mirror_of
 from dcdr.ports import Directory, Member, Scope
 
@@ -31,19 +33,18 @@ class StatusActivities(Steps):
         """Everything that must hold before a switchover to `request.target` may start."""
         scope = self._directory.scope(request.scope)
         check_request(scope, request.target)
-        waited, nudged = 0.0, False
+        give_up, nudged = time.monotonic() + RETRY_SECONDS, False
         while True:
             found = examine(scope, request.target, await observe(scope, request.target))
             healing = [f for f in found.findings if f.severity is Severity.RETRY]
             final = any(f.severity is Severity.BLOCKER for f in found.findings)
-            if not healing or final or waited >= RETRY_SECONDS:
+            if not healing or final or time.monotonic() >= give_up:
                 return found
             activity.heartbeat([str(f) for f in healing])
             if not nudged and any(f.check == "topics" for f in healing):
                 nudged = True
                 await self._nudge(scope, request.target)
             await asyncio.sleep(RETRY_PAUSE)
-            waited += RETRY_PAUSE
 
     async def _nudge(self, scope: Scope, target: str) -> None:
         """Restart the mirror's connector: it loads the source's topics when it starts, else every 30 s or so."""
@@ -54,6 +55,7 @@ class StatusActivities(Steps):
     async def mirrors(self, request: SwitchoverRequest) -> tuple[Mirror, Mirror]:
         """The retiring mirror and the standing one of a switchover to `request.target`."""
         scope = self._directory.scope(request.scope)
+        check_request(scope, request.target)
         source = next(name for name in scope.members if name != request.target)
         return mirror_of(scope, source, request.target), mirror_of(scope, request.target, source)
 
@@ -93,10 +95,9 @@ async def observe(scope: Scope, target: str) -> Estate:
     )
     topics = drain.mirrored_topics(old.topics, old.reserved | new.reserved)
     retiring = mirror_of(scope, source, target)
-    mirrored, ends = await asyncio.gather(
-        scope.member(target).positions.current(retiring.source_connector),
-        scope.member(source).logs.ends(drain.partitions_of(topics)),
-    )
+    # The positions first: read after the ends, they could be ahead of them without anything being wrong.
+    mirrored = await scope.member(target).positions.current(retiring.source_connector)
+    ends = await scope.member(source).logs.ends(drain.partitions_of(topics))
     return Estate(
         lease=stored.record,
         endpoint=endpoint,
@@ -115,13 +116,15 @@ async def _view(member: Member) -> MemberView:
         member.connect.connectors(),
         member.groups.groups(),
     )
-    # Without an authorizer the canary proves nothing, and preflight says so by itself.
-    gates = await member.fence.users_gates() if rules.authorizer else {}
+    user_gates: Mapping[int, Gate] = {}
+    group_gates: Mapping[int, Gate] = {}
+    if rules.authorizer:  # without one the canary proves nothing, and preflight says so by itself
+        user_gates, group_gates = await asyncio.gather(member.fence.users_gates(), member.fence.group_gates())
     return MemberView(
         rules=rules,
         brokers=brokers,
-        user_gates=gates,
-        group_gates={},
+        user_gates=user_gates,
+        group_gates=group_gates,
         topics=topics,
         connectors=connectors,
         groups=groups,

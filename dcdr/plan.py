@@ -140,11 +140,12 @@ def examine(scope: Scope, target: str, estate: Estate) -> Preflight:
     topics = drain.mirrored_topics(old.topics, old.reserved | new.reserved)
     groups = carried(old.groups, scope.group_exclude)
     findings = [
-        *_lease(lease, target),
-        *_endpoint(estate.endpoint, source),
+        *_lease(lease, source, target),
+        *_endpoint(estate.endpoint, lease, source),
         *(finding for name in (source, target) for finding in _cluster(name, estate.members[name])),
         *_gates(source, old, target, new),
         *_mirror(scope, source, old, target, new, topics),
+        *_stored(estate, topics, source),
         *_topics(source, target, topics, new, old.reserved | new.reserved),
         *_groups(target, groups, new, scope.group_exclude),
     ]
@@ -209,11 +210,19 @@ def _block(check: str, text: str, remedy: str = "", severity: Severity = Severit
     return Finding(severity=severity, check=check, text=text, remedy=remedy)
 
 
-def _lease(lease: LeaseRecord, target: str) -> list[Finding]:
+def _lease(lease: LeaseRecord, source: str, target: str) -> list[Finding]:
     if lease.op_id is not None:
         return [_block("lease", f"operation {lease.op_id} is unfinished", "it is finished or undone first")]
     if lease.holder == target:
         return [_block("lease", f"{target} is already active since epoch {lease.epoch}", "there is nothing to do")]
+    if lease.holder != source:
+        return [
+            _block(
+                "lease",
+                f"the lease names {lease.holder}, which is no member of this scope ({source}, {target})",
+                "the record or the settings are wrong: correct the one that is",
+            )
+        ]
     if lease.phase is not Phase.OPEN:
         return [
             _block("lease", f"{lease.holder} holds the lease but its phase is {lease.phase.value}", "open it first")
@@ -221,16 +230,26 @@ def _lease(lease: LeaseRecord, target: str) -> list[Finding]:
     return []
 
 
-def _endpoint(endpoint: EndpointView, source: str) -> list[Finding]:
-    if endpoint.dc == source:
-        return []
-    return [
-        _block(
-            "endpoint",
-            f"the bootstrap endpoint names {endpoint.dc or 'no member'}, the active side is {source}",
-            "somebody changed it by hand: point it back before a switchover",
+def _endpoint(endpoint: EndpointView, lease: LeaseRecord, source: str) -> list[Finding]:
+    found = []
+    if endpoint.dc != source:
+        found.append(
+            _block(
+                "endpoint",
+                f"the bootstrap endpoint names {endpoint.dc or 'no member'}, the active side is {source}",
+                "somebody changed it by hand: point it back before a switchover",
+            )
         )
-    ]
+    if endpoint.epoch > lease.epoch:
+        found.append(
+            _block(
+                "endpoint",
+                f"the bootstrap endpoint carries epoch {endpoint.epoch}, the lease only {lease.epoch}: "
+                "it would refuse the flip after the handover",
+                "was the lease's store restored from a backup? Bootstrap the record with a higher epoch floor",
+            )
+        )
+    return found
 
 
 def _cluster(name: str, view: MemberView) -> list[Finding]:
@@ -246,7 +265,7 @@ def _cluster(name: str, view: MemberView) -> list[Finding]:
                 "set authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer on every broker",
             ),
         ]
-    if not view.rules.default_deny:
+    if view.rules.default_deny is False:
         found.append(
             _block(
                 "fence",
@@ -273,6 +292,16 @@ def _gates(source: str, old: MemberView, target: str, new: MemberView) -> list[F
                 Severity.RETRY,
             )
         )
+    if text := wrong(old.group_gates, Gate.OPEN):
+        found.append(
+            _block(
+                "fence",
+                f"the canary's group cannot commit on the active side {source} ({text}), so its refusal would prove "
+                "nothing",
+                "check its READ grant on the group, and that no DENY READ on groups is left there",
+                Severity.RETRY,
+            )
+        )
     if not new.rules.users_denied or wrong(new.user_gates, Gate.CLOSED):
         found.append(
             _block(
@@ -289,6 +318,8 @@ def _mirror(
     scope: Scope, source: str, old: MemberView, target: str, new: MemberView, topics: Mapping[str, Topic]
 ) -> list[Finding]:
     retiring, standing = mirror_of(scope, source, target), mirror_of(scope, target, source)
+    reserved = old.reserved | new.reserved
+    kept = {name for name in (*old.topics, *new.topics, *reserved) if drain.is_internal(name, reserved)}
     found = []
     for mirror, host in ((retiring, new), (standing, old)):
         for name in (mirror.source_connector, mirror.checkpoint_connector):
@@ -298,7 +329,7 @@ def _mirror(
                 found.append(_block("mirror", text, "create it"))
                 continue
             if name == mirror.source_connector:
-                unsafe = lint.lint_source(name, connector.config, mirror.source, mirror.target, topics)
+                unsafe = lint.lint_source(name, connector.config, mirror.source, mirror.target, topics, kept)
             else:
                 unsafe = lint.lint_checkpoint(name, connector.config, mirror.source, mirror.target)
             found += [_block("mirror.config", text, "change the connector's configuration") for text in unsafe]
@@ -321,17 +352,40 @@ def _mirror(
             if "max.message.bytes" in topic.config
         }
         found += [_block("mirror.size", text) for text in lint.oversized(running.config, limits)]
-    waiting = old.connectors.get(standing.source_connector)
-    if waiting is not None and not waiting.stopped:
-        found.append(
-            _block(
-                "mirror",
-                f"the mirror {standing} is {waiting.state.value} with {len(waiting.tasks)} tasks beside {retiring}",
-                f"stop {waiting.name} on {source}'s Connect: both directions at once copy records in circles",
-                Severity.RETRY,
+    for name, harm in (
+        (standing.source_connector, "both directions at once copy records in circles"),
+        (standing.checkpoint_connector, "it writes group offsets on the active side"),
+    ):
+        waiting = old.connectors.get(name)
+        if waiting is not None and not waiting.stopped:
+            found.append(
+                _block(
+                    "mirror",
+                    f"{name} of the mirror {standing} is {waiting.state.value} with {len(waiting.tasks)} tasks beside "
+                    f"{retiring}",
+                    f"stop it on {source}'s Connect: {harm}",
+                    Severity.RETRY,
+                )
             )
-        )
     return found
+
+
+def _stored(estate: Estate, topics: Mapping[str, Topic], source: str) -> list[Finding]:
+    """Stored offsets that cannot belong to these logs; the drain would refuse them, inside the outage."""
+    stale = [
+        f"{place} at {estate.mirrored[place]}, log end {at.leo}"
+        for place, at in sorted(estate.ends.items())
+        if place.topic in topics and 0 < at.leo <= estate.mirrored.get(place, -1)
+    ]
+    if not stale:
+        return []
+    return [
+        _block(
+            "mirror.offsets",
+            f"the mirror's stored offsets lie beyond the log ends of {source}: {', '.join(stale[:5])}",
+            "the topic was recreated, or the offsets belong to another cluster: reset them with the connector stopped",
+        )
+    ]
 
 
 def _topics(
@@ -339,6 +393,11 @@ def _topics(
 ) -> list[Finding]:
     found = []
     for name, topic in topics.items():
+        if name.startswith("."):
+            found.append(
+                _block("topics", f"MM2's policy takes {name} for internal and never mirrors it", "rename the topic")
+            )
+            continue
         other = new.topics.get(name)
         if other is None:
             found.append(
@@ -368,10 +427,6 @@ def _topics(
                 )
             )
         found += _topic_config(name, topic, other, target)
-        if name.endswith("-internal") or name.startswith("."):
-            found.append(
-                _block("topics", f"MM2's policy takes {name} for internal and never mirrors it", "rename the topic")
-            )
     extra = sorted(set(drain.mirrored_topics(new.topics, reserved)) - set(topics))
     if extra:
         found.append(
@@ -392,8 +447,23 @@ def _topic_config(name: str, topic: Topic, other: Topic, target: str) -> list[Fi
         found.append(
             _block("topics", f"{name}: max.message.bytes is smaller on {target}", "raise it there", Severity.RETRY)
         )
-    if theirs.get("message.timestamp.type", "CreateTime") != ours.get("message.timestamp.type", "CreateTime"):
-        found.append(_block("topics", f"{name}: message.timestamp.type differs on {target}", "make it the same"))
+    if theirs.get("message.timestamp.type", "CreateTime") != "CreateTime":
+        found.append(
+            _block(
+                "topics",
+                f"{name}: message.timestamp.type is LogAppendTime on {target}: copies would get new timestamps",
+                f"set it to CreateTime on {target}",
+            )
+        )
+    elif ours.get("message.timestamp.type", "CreateTime") != "CreateTime":
+        found.append(
+            _block(
+                "topics",
+                f"{name}: message.timestamp.type is LogAppendTime on the active side and CreateTime on {target}",
+                "after the switchover the producers' own timestamps are kept",
+                Severity.WARNING,
+            )
+        )
     if sorted(theirs.get("cleanup.policy", "").split(",")) != sorted(ours.get("cleanup.policy", "").split(",")):
         found.append(
             _block("topics", f"{name}: cleanup.policy differs on {target}", "the mirror copies it soon", Severity.RETRY)
