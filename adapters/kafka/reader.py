@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from adapters.kafka import messages
 from adapters.kafka.records import Record, committed, records
 from adapters.kafka.trouble import OFFSET_OUT_OF_RANGE, UNKNOWN_SERVER_ERROR
-from adapters.kafka.wire import LOOK, Refused, Wire
+from adapters.kafka.wire import LOOK, Refused, Wire, together
 from dcdr.model import TopicPartition
 
 PARTITION_BYTES: Final = 1 << 20
@@ -51,30 +51,40 @@ class LogReader:
         self._lane = lane
 
     async def fetch(self, positions: Mapping[TopicPartition, Position]) -> dict[TopicPartition, Slice]:
-        """One look at each partition, at its leader, all leaders side by side; it always gets on if there is more.
+        """One look at each partition, at its leader, all leaders side by side; one at least gets on if there is more.
 
         An empty answer is ambiguous: the response was full, or the next batch larger than the partition's share, or
-        there really is nothing up to the last stable offset (compaction took it). A request with that partition alone
-        decides, because a broker returns the first batch of a request whole, however large.
+        there really is nothing up to the last stable offset (compaction took it). A full response is left to the next
+        look. Otherwise a larger share is asked for, and at last a request with that partition alone decides: a broker
+        returns the first batch of a request whole, however large.
         """
 
         async def ask(node: int, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Slice | Refused]:
-            answers = await self._ask(node, {p: positions[p] for p in partitions})
-            for partition in partitions:
+            few = all((positions[p].limit or FEW + 1) <= FEW for p in partitions)
+            wanted = {p: positions[p] for p in partitions}
+            answers: dict[TopicPartition, Slice | Refused] = {}
+            for share in (FEW_BYTES, PARTITION_BYTES) if few else (PARTITION_BYTES,):
+                answered, full = await self._ask(node, wanted, share)
+                answers |= answered
+                wanted = {p: positions[p] for p in wanted if _is_stuck(answers[p], positions[p])}
+                if full or not wanted:
+                    return answers
+            if len(partitions) > 1:
+                alone = await together(self._ask(node, {p: positions[p]}, PARTITION_BYTES) for p in wanted)
+                for answered, _ in alone:
+                    answers |= answered
+            for partition in wanted:
                 answer = answers[partition]
-                wanted = positions[partition]
-                if isinstance(answer, Slice) and answer.next == wanted.offset and wanted.offset < answer.lso:
-                    alone = answer if len(partitions) == 1 else (await self._ask(node, {partition: wanted}))[partition]
-                    if isinstance(alone, Slice) and alone.next == wanted.offset < alone.lso:
-                        alone = alone._replace(next=alone.lso)
-                    answers[partition] = alone
+                if isinstance(answer, Slice) and _is_stuck(answer, positions[partition]):
+                    answers[partition] = answer._replace(next=answer.lso)
             return answers
 
         return await self._wire.by_leader(positions, ask, "reading")
 
     async def _ask(
-        self, node: int, positions: Mapping[TopicPartition, Position]
-    ) -> dict[TopicPartition, Slice | Refused]:
+        self, node: int, positions: Mapping[TopicPartition, Position], share: int
+    ) -> tuple[dict[TopicPartition, Slice | Refused], bool]:
+        """One Fetch, at most `share` bytes a partition; and whether somebody may have got less for want of room."""
         topics: dict[str, list[messages.Message]] = {}
         fetch_topic = messages.FETCH.FetchTopic
         for partition, position in positions.items():
@@ -82,7 +92,7 @@ class LogReader:
                 fetch_topic.FetchPartition(
                     partition=partition.partition,
                     fetch_offset=position.offset,
-                    partition_max_bytes=FEW_BYTES if (position.limit or PARTITION_BYTES) <= FEW else PARTITION_BYTES,
+                    partition_max_bytes=share,
                 )
             )
         request = messages.FETCH(
@@ -99,8 +109,10 @@ class LogReader:
         )
         response = await self._wire.call(node, request, lane=self._lane)
         answers: dict[TopicPartition, Slice | Refused] = {}
+        received = 0
         for topic in response.responses:
             for data in topic.partitions:
+                received += len(data.records or b"")
                 partition = TopicPartition(topic.topic, data.partition_index)
                 position = positions[partition]
                 if data.error_code == OFFSET_OUT_OF_RANGE:
@@ -112,10 +124,8 @@ class LogReader:
                 else:
                     answers[partition] = unpack(data, position)
         # An error of the whole response (none is known for requests without a session) leaves partitions out.
-        return {
-            partition: answers.get(partition, Refused(response.error_code or UNKNOWN_SERVER_ERROR))
-            for partition in positions
-        }
+        whole = {p: answers.get(p, Refused(response.error_code or UNKNOWN_SERVER_ERROR)) for p in positions}
+        return whole, received > RESPONSE_BYTES - share and len(positions) > 1
 
     async def _out_of_range(self, node: int, partition: TopicPartition, position: Position) -> Slice | Refused:
         """Retention passed us: go on at the log's start. Beyond the log's end there is nothing to see, and no more."""
@@ -142,6 +152,10 @@ class LogReader:
             found.append(int(answer.offset))
         start, lso = found
         return Slice((), max(position.offset, start), lso, start)
+
+
+def _is_stuck(answer: Slice | Refused, position: Position) -> bool:
+    return isinstance(answer, Slice) and answer.next == position.offset < answer.lso
 
 
 def unpack(data: messages.Message, position: Position) -> Slice:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition as ConfluentPartition
 
+from adapters.kafka import reader
 from dcdr.errors import InvalidRequestError
 from dcdr.model import LogEnds, OffsetRange, TopicPartition
 from tests.contract.kafka_real import CANARY_TOPIC, LEDGER_TOPIC, eventually
@@ -288,3 +289,24 @@ async def test_log_append_time_is_the_time_that_is_seen(real: RealKafkaWorld) ->
         await asyncio.sleep(0.01)
     one, other = await digests(real, place)
     assert one != other
+
+
+@pytest.mark.real
+async def test_more_than_a_response_holds_is_read_in_turns(
+    real: RealKafkaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for two of six partitions in a response, batches larger than the share of one, a limit of few records."""
+    monkeypatch.setattr(reader, "RESPONSE_BYTES", 250_000)
+    monkeypatch.setattr(reader, "PARTITION_BYTES", 100_000)
+    topic = await real.topic(6)
+    places = [TopicPartition(topic, number) for number in range(6)]
+    for place in places:
+        for _ in range(2):
+            await write(real, place, *({"value": b"%3d" % n * 1000} for n in range(60)))
+    ends = await real.logs.ends(places)
+    ranges = {place: OffsetRange(0, ends[place].leo) for place in places}
+    for limit in (1, 7, 1000):
+        found = await real.logs.visible(ranges, limit)
+        for place in places:
+            assert [record.offset for record in found[place].records] == list(range(min(limit, 120)))
+            assert found[place].complete == (limit == 1000)
