@@ -25,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, prett
 
 DONE, FAILED, USAGE, REFUSED, RUNNING, UNREACHABLE, AS_BEFORE, INTERRUPTED = 0, 1, 2, 3, 4, 6, 7, 130
 
+NAME_RULE = "a name has lower-case letters, digits and dashes between them, at most 63 characters"
+
 
 class Output(StrEnum):
     TABLE = "table"
@@ -71,12 +73,14 @@ def plan(
 @app.command()
 def status(scope: ScopeArgument, output: OutputOption = Output.TABLE) -> None:
     """The steps of the running or last operation."""
+    scope = _scope(scope)
     _run(_status(scope, output))
 
 
 @app.command()
 def abort(scope: ScopeArgument, reason: Annotated[str, typer.Option(help="Why.")] = "") -> None:
     """Undo the running operation; refused once its handover is scheduled."""
+    scope = _scope(scope)
     _run(_abort(scope, reason))
 
 
@@ -120,7 +124,7 @@ def _tell(ended: Ended, output: Output) -> int:
     if ended.failure:
         _say(f"error: {ended.failure}")
     if report is None:
-        return REFUSED if ended.refused else FAILED
+        return REFUSED if ended.refused else UNREACHABLE if ended.unreachable else FAILED
     return AS_BEFORE if report.outcome is Outcome.AS_BEFORE else DONE
 
 
@@ -172,7 +176,8 @@ async def _recover(scope: str, output: Output) -> int:
     from starter import client as front
     from workflows.temporal import connect
 
-    said = await front.recover(await connect(), _valid(RecoveryRequest, scope=scope, requested_by=_user()))
+    request = _valid(RecoveryRequest, scope=scope, requested_by=_user())
+    said = await front.recover(await connect(), request)
     typer.echo("\n".join(said) if output is Output.TABLE else json.dumps(said))
     return DONE
 
@@ -189,8 +194,17 @@ def _valid(model: Any, **values: Any) -> Any:
         return model(**values)
     except ValidationError as error:
         for item in error.errors():
-            _say(f"error: {'.'.join(map(str, item['loc']))}: {item['msg']} (given: {item['input']!r})")
+            said = NAME_RULE if item["type"] == "string_pattern_mismatch" else item["msg"]
+            _say(f"error: {'.'.join(map(str, item['loc']))}: {said} (given: {item['input']!r})")
         raise typer.Exit(USAGE) from error
+
+
+def _scope(name: str) -> str:
+    """The name if a scope can have it, else a usage error: an unknown id would only say that nothing runs."""
+    from dcdr.model import RecoveryRequest
+
+    request: RecoveryRequest = _valid(RecoveryRequest, scope=name)
+    return request.scope
 
 
 def _user() -> str:
@@ -208,13 +222,13 @@ def _run(body: Coroutine[Any, Any, int]) -> NoReturn:
     """Run and leave with its exit code."""
     from temporalio.service import RPCError
 
-    from dcdr.errors import DcdrError, InvalidRequestError, PlanRefusedError, UnreachableError
+    from dcdr.errors import ConflictError, DcdrError, InvalidRequestError, PlanRefusedError, UnreachableError
 
     try:
         code = asyncio.run(body)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except (PlanRefusedError, InvalidRequestError) as error:
+    except (PlanRefusedError, InvalidRequestError, ConflictError) as error:
         _say(f"error: {error}")
         code = REFUSED
     except (UnreachableError, RPCError) as error:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from dcdr.errors import ConflictError, InvalidRequestError, PlanRefusedError, UnreachableError
+from dcdr.errors import ConflictError, InvalidRequestError, PermanentError, PlanRefusedError, UnreachableError
 from dcdr.model import AbortRequest, RecoveryRequest, StepReport, SwitchoverRequest, TransitionReport
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow
@@ -24,10 +24,12 @@ REFUSALS = ("PlanRefusedError", "InvalidRequestError", "ValidationError")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended. `report` is there for "done" and "as before"; `refused`: nothing was changed."""
+    """How a run ended. `report` is there for "done" and "as before"; `refused`: nothing was changed; `unreachable`:
+    a part of the estate gave no answer for as long as the step could wait."""
 
     report: TransitionReport | None
     refused: bool = False
+    unreachable: bool = False
     failure: str = ""
 
 
@@ -57,7 +59,11 @@ async def start(
 
 
 async def recover(client: Client, request: RecoveryRequest, *, task_queue: str = TASK_QUEUE) -> list[str]:
-    """Finish or undo what was left behind, and wait for it."""
+    """Finish or undo what was left behind, and wait for it.
+
+    Raises: ConflictError when a transition of this scope is running, InvalidRequestError when there is no such scope,
+    PermanentError with the step's own words when the recovery failed; the finder of a worker tries it again.
+    """
     try:
         return await client.execute_workflow(
             RecoveryWorkflow.run,
@@ -69,6 +75,12 @@ async def recover(client: Client, request: RecoveryRequest, *, task_queue: str =
         )
     except WorkflowAlreadyStartedError as error:
         raise ConflictError(f"a transition of {request.scope} is running: {transition_id(request.scope)}") from error
+    except WorkflowFailureError as error:
+        cause = _innermost(error)
+        if isinstance(cause, ApplicationError):
+            kind = InvalidRequestError if cause.type in REFUSALS else PermanentError
+            raise kind(cause.message) from error
+        raise PermanentError(f"the recovery of {request.scope} ended early: {cause}") from error
 
 
 async def abort(client: Client, scope: str, request: AbortRequest) -> str:
@@ -113,9 +125,22 @@ async def ended(handle: WorkflowHandle[SwitchoverWorkflow, TransitionReport]) ->
     try:
         return Ended(await handle.result())
     except WorkflowFailureError as error:
-        cause = error.cause
+        cause = _innermost(error)
         if not isinstance(cause, ApplicationError):
             return Ended(None, failure=f"{type(cause).__name__}: {cause}")
         if cause.type == "AsBefore" and cause.details:
             return Ended(TransitionReport.model_validate(cause.details[0]), failure=cause.message)
-        return Ended(None, refused=cause.type in REFUSALS, failure=cause.message)
+        return Ended(
+            None,
+            refused=cause.type in REFUSALS,
+            unreachable=cause.type == UnreachableError.__name__,
+            failure=cause.message,
+        )
+
+
+def _innermost(error: WorkflowFailureError) -> BaseException:
+    """What made the run fail: a failed step's own error stands below the SDK's "Activity task failed"."""
+    cause: BaseException = error.cause
+    while isinstance(cause, ActivityError) and cause.cause is not None:
+        cause = cause.cause
+    return cause
