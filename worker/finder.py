@@ -29,6 +29,8 @@ async def find_forever(client: Client, directory: Directory, *, task_queue: str 
                 await look(client, directory, name, task_queue=task_queue)
             except (DcdrError, RPCError) as error:
                 log.warning("scope %s could not be looked at: %s", name, error)
+            except Exception:  # the last one who would notice a leftover must not die of one scope's surprise
+                log.exception("scope %s could not be looked at", name)
         await asyncio.sleep(LOOK_EVERY_SECONDS)
 
 
