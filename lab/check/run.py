@@ -89,14 +89,23 @@ def _wait_for_standby(
     catch_up_s: float,
     say: Callable[[str], None],
 ) -> None:
-    """Read the standby again until it holds as many visible records as the active side, or the time is over."""
-    wanted = sum(map(len, logs[active].records.values()))
+    """Read the standby again until it holds the last record of every partition, or the time is over.
+
+    The last one, because a mirror keeps the order, and because compaction leaves it alone.
+    """
+    wanted = {place: records[-1].attempt for place, records in logs[active].records.items() if records}
     deadline = time.monotonic() + catch_up_s
     for cluster in clusters:
         if cluster.name == active:
             continue
-        while (held := sum(map(len, logs[cluster.name].records.values()))) < wanted and time.monotonic() < deadline:
-            say(f"{cluster.name} holds {held} of {wanted} records; waiting for the mirror")
+        while time.monotonic() < deadline:
+            held = logs[cluster.name].records
+            behind = [
+                place for place, last in wanted.items() if all(last != seen.attempt for seen in held[place][-100:])
+            ]
+            if not behind:
+                break
+            say(f"{len(behind)} partitions of {cluster.name} are not complete yet; waiting for the mirror")
             time.sleep(CATCH_UP_LOOK_S)
             logs[cluster.name] = read(cluster, runs.topics, runs.names.number)
 
