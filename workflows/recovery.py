@@ -17,7 +17,7 @@ class RecoveryWorkflow(Transition):
 
     @workflow.run
     async def run(self, request: RecoveryRequest) -> list[str]:
-        check_identity(request.scope)
+        check_identity(request)
         self._past_return = True  # it already decides between undo and forward by what reads back
         return await unstoppable(self._recover(request), lambda: None)
 

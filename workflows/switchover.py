@@ -26,7 +26,7 @@ class SwitchoverWorkflow(Transition):
 
     @workflow.run
     async def run(self, request: SwitchoverRequest) -> TransitionReport:
-        check_identity(request.scope)
+        check_identity(request)
         return await unstoppable(self._switch(request), self._cancelled)
 
     def _cancelled(self) -> None:

@@ -25,11 +25,13 @@ with workflow.unsafe.imports_passed_through():
         LeftoverResult,
         Operation,
         Outcome,
+        RecoveryRequest,
         ReopenResult,
         StepInput,
         StepReport,
         StepResult,
         StepState,
+        SwitchoverRequest,
         TransactionsResult,
         TransitionReport,
         VerifyResult,
@@ -62,8 +64,14 @@ def transition_id(scope: str) -> str:
     return f"dcdr/{scope}/transition"
 
 
-def check_identity(scope: str) -> None:
-    """Raises: InvalidRequestError when this run was started under another id: it could run beside another one."""
+def check_identity(request: SwitchoverRequest | RecoveryRequest | None) -> None:
+    """Raises: InvalidRequestError when this run was started under another id (it could run beside another one), or
+    with `null`, which decodes as any type."""
+    if request is None:
+        raise InvalidRequestError(
+            'the input is null; expected one JSON object such as {"scope": "lab", "target": "dc-b"}'
+        )
+    scope = request.scope
     info = workflow.info()
     if info.workflow_id != transition_id(scope):
         raise InvalidRequestError(

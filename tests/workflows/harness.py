@@ -18,7 +18,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.failpoints import Failpoint, Failpoints
 from adapters.memory import MemoryWorld, memory_directory
-from dcdr.model import SwitchoverRequest, TransitionReport
+from dcdr.model import LeaseRecord, SwitchoverRequest, TransitionReport
 from starter.client import start
 from worker.assembly import build_worker
 from workflows.switchover import SwitchoverWorkflow
@@ -76,6 +76,17 @@ class Case:
     def request(self, target: str = "dc-b", **more: object) -> SwitchoverRequest:
         return SwitchoverRequest(scope=self.scope, target=target, **more)
 
+    @property
+    def lease(self) -> LeaseRecord:
+        """The world's lease record."""
+        record = self.world.lease()
+        assert record is not None
+        return record
+
+    def judge(self) -> list[str]:
+        """What is wrong with the world; an application's transaction may stay open where nothing was switched over."""
+        return self.world.check(ignore=["unsettled"] if self.lease.epoch == 1 else [])
+
     @contextlib.asynccontextmanager
     async def worker(self, *points: Failpoint) -> AsyncIterator[None]:
         """A worker inside this process, with these failpoints armed."""
@@ -114,7 +125,7 @@ class Case:
             cwd=ROOT,
             env=environment,
             stdout=asyncio.subprocess.PIPE,
-            stderr=self.path.with_suffix(".log").open("ab"),
+            stderr=log,
         )
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
