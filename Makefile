@@ -21,15 +21,11 @@ demo: prepare ## start the two data centers, switch a live workload over, and ju
 
 .PHONY: test
 test: ## everything that CI runs, from a cold cache if need be, and where its time went
-	@$(PYTHON) tests/run.py
+	@$(PYTHON) tests/run.py test
 
 .PHONY: check
-check: setup ## format, lint, types, import arrows, unit tests: under a minute
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-	@$(BIN)/pytest -q tests/unit
+check: ## format, lint, types, import arrows, unit tests: under a minute
+	@$(PYTHON) tests/run.py check
 
 .PHONY: chaos
 chaos: prepare ## kills, aborts and bad days on the real lab (resumable; ends in one table)

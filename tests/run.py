@@ -1,10 +1,11 @@
-"""`make test`: set up, build, check, run every suite, and tell at the end where the time went.
+"""`make test` and `make check`: set up, build, check, run the suites, and tell at the end where the time went.
 
 The servers compile in the background from the first second; what needs none of them (style, types, arrows, unit and
 workflow tests) runs meanwhile. Every phase runs even when an earlier one failed, except those that need the servers
 when these could not be built, so that one run shows everything that is wrong.
 
-Runs on the system's python3, before there is a virtual environment. Exit codes: 0 all is well, 1 something is not.
+Runs on the system's python3, before there is a virtual environment. Exit codes: 0 all is well, 1 something is
+not, 2 usage.
 """
 
 import subprocess
@@ -23,7 +24,6 @@ SLOWEST = 15
 DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 40 * 60}
 """Seconds before a phase counts as hung. The cold build of kube-apiserver on a busy machine is what needs most."""
 VERBOSITY = {"tests/unit": "-q"}
-WITHOUT_SERVERS = ("tests/unit", "tests/workflows")
 WITH_SERVERS = ("tests/contract", "tests/integration")
 
 
@@ -115,11 +115,17 @@ def _succeeds(command: Sequence[str | Path], deadline_s: float) -> bool:
         return False
 
 
-def main() -> int:
-    run = Run()
-    if not run.do("machine", ["make", "machine"], DEADLINE_S["setup"]).ok:
-        return run.close()
+def check(run: Run) -> None:
+    """Do what needs no server and is over within a minute."""
+    run.do("format", [BIN / "ruff", "format", "--check", "--quiet", "."], DEADLINE_S["check"])
+    run.do("lint", [BIN / "ruff", "check", "."], DEADLINE_S["check"])
+    run.do("types", [BIN / "mypy"], DEADLINE_S["check"])
+    run.do("import arrows", [BIN / "lint-imports"], DEADLINE_S["check"])
+    run.suite("tests/unit")
 
+
+def test(run: Run) -> None:
+    """Do everything, the servers' builds beside it."""
     built: list[Phase] = []
 
     def build() -> None:
@@ -129,20 +135,35 @@ def main() -> int:
 
     servers = threading.Thread(target=build)
     servers.start()
-    if run.do("setup (.venv)", ["make", "setup"], DEADLINE_S["setup"]).ok:
-        run.do("format", [BIN / "ruff", "format", "--check", "."], DEADLINE_S["check"])
-        run.do("lint", [BIN / "ruff", "check", "."], DEADLINE_S["check"])
-        run.do("types", [BIN / "mypy"], DEADLINE_S["check"])
-        run.do("import arrows", [BIN / "lint-imports"], DEADLINE_S["check"])
-        for folder in WITHOUT_SERVERS:
-            run.suite(folder)
+    is_set_up = set_up(run)
+    if is_set_up:
+        check(run)
+        run.suite("tests/workflows")
     waiting = run.now()
     servers.join()
     run.add(built[0])
     run.add(Phase("waiting for servers", waiting, run.now(), True))
-    if all(phase.ok for phase in run.phases if phase.name in {"setup (.venv)", "servers (beside)"}):
+    if is_set_up and built[0].ok:
         for folder in WITH_SERVERS:
             run.suite(folder)
+
+
+def set_up(run: Run) -> bool:
+    return run.do("setup (.venv)", ["make", "setup"], DEADLINE_S["setup"]).ok
+
+
+def main() -> int:
+    run = Run()
+    match sys.argv[1:]:
+        case ["check"]:
+            if set_up(run):
+                check(run)
+        case ["test"]:
+            if run.do("machine", ["make", "machine"], DEADLINE_S["setup"]).ok:
+                test(run)
+        case _:
+            print("usage: python3 tests/run.py check|test", file=sys.stderr)
+            return 2
     return run.close()
 
 
