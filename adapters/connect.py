@@ -70,7 +70,10 @@ class ConnectControl:
         await self._http.aclose()
 
     async def connectors(self) -> Mapping[str, Connector]:
-        """All connectors in one request; a secret that is not a reference is left out of the configuration."""
+        """All connectors in one request. A secret that is not a reference is left out of the configuration.
+
+        One created a moment ago, which has no status yet, is not in Connect's answer.
+        """
         found = await self._json("GET", "/connectors", "list connectors", params={"expand": ["status", "info"]})
         return {name: read_connector(name, entry) for name, entry in sorted(found.items())}
 

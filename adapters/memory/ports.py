@@ -54,10 +54,8 @@ class Port:
 
     async def _call(self, method: str, effect: Callable[[World], T]) -> T:
         name = f"{self._port}.{method}"
-        with self._file.change() as world:
-            hang = sum(fault.hang for fault in world.faults if fault.method == name and fault.dc in (None, self._dc))
-        if hang:
-            await asyncio.sleep(hang)
+        if delay := self._file.delay(name, self._dc):
+            await asyncio.sleep(delay)
         failure: DcdrError | None = None
         with self._file.change(name if self._dc is None else f"{self._dc}/{name}") as world:
             world.tick()
@@ -364,7 +362,6 @@ class MemoryConnect(Port):
     async def connectors(self) -> Mapping[str, Connector]:
         def effect(world: World) -> Mapping[str, Connector]:
             cluster = self._cluster(world)
-            world.poll_connect(self._dc or "")
             return {
                 name: Connector(name, held.wanted, tuple(held.tasks), dict(held.config), held.trace)
                 for name, held in sorted(cluster.connectors.items())
@@ -420,7 +417,7 @@ class MemoryConnect(Port):
             if held.wanted is not wanted:
                 held.wanted = wanted
                 cluster = self._cluster(world)
-                cluster.pending[connector] = cluster.task_polls
+                cluster.pending[connector] = cluster.task_ticks
 
         await self._call(method, effect)
 

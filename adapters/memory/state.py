@@ -147,10 +147,10 @@ class Cluster(_State):
     connectors: dict[str, MirrorConnector] = {}
     connect_group_id: str
     unreachable: bool = False
-    task_polls: int = 1
-    """Looks at the connectors before tasks have ended (stop) or begun (resume)."""
+    task_ticks: int = 1
+    """Ticks before tasks have ended (stop) or begun (resume)."""
     pending: dict[str, int] = {}
-    """Connector -> looks left until its tasks follow its target state."""
+    """Connector -> ticks left until its tasks follow its target state."""
 
     def log(self, place: TopicPartition) -> PartitionLog | None:
         topic = self.topics.get(place.topic)
@@ -244,6 +244,10 @@ class World(_State):
     kinds: dict[str, int] = {}
     fenced_tasks: int = 0
 
+    def delay(self, method: str, dc: str | None) -> float:
+        """Seconds planted before `method`."""
+        return sum(fault.hang for fault in self.faults if fault.method == method and fault.dc in (None, dc))
+
     # --- who is who
 
     def record(self) -> LeaseRecord | None:
@@ -259,6 +263,7 @@ class World(_State):
     def tick(self) -> None:
         """What the servers do by themselves between two calls."""
         for dc, cluster in self.clusters.items():
+            self._follow(dc, cluster)
             for name, connector in cluster.connectors.items():
                 self.land_markers(cluster, connector)
                 alive = [i for i, task in enumerate(connector.tasks) if task is ConnectorState.RUNNING]
@@ -348,12 +353,11 @@ class World(_State):
     def transactional_id(self, dc: str, connector: str, task: int) -> str:
         return f"{self.clusters[dc].connect_group_id}-{connector}-{task}"
 
-    def poll_connect(self, dc: str) -> None:
-        """A look at the connectors: tasks catch up with what was asked of them."""
-        cluster = self.clusters[dc]
-        for name, looks in list(cluster.pending.items()):
-            if looks > 0:
-                cluster.pending[name] = looks - 1
+    def _follow(self, dc: str, cluster: Cluster) -> None:
+        """Tasks catch up with what was asked of their connector."""
+        for name, ticks in list(cluster.pending.items()):
+            if ticks > 0:
+                cluster.pending[name] = ticks - 1
                 continue
             del cluster.pending[name]
             connector = cluster.connectors[name]

@@ -16,7 +16,7 @@ from adapters.memory.state import World
 from dcdr.errors import MisconfiguredError
 
 _SCHEMA = """
-CREATE TABLE world (one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL);
+CREATE TABLE world (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE TABLE calls (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL);
 """
 _BUSY_SECONDS = 10.0
@@ -32,6 +32,8 @@ class WorldFile:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA synchronous=OFF")
+        self._held: tuple[int, str, World] | None = None
+        """The world as we last saw it, with its version: parsed again only when another process wrote."""
 
     @classmethod
     def create(cls, path: Path, world: World) -> WorldFile:
@@ -40,7 +42,7 @@ class WorldFile:
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
         db.executescript(_SCHEMA)
-        db.execute("INSERT INTO world VALUES (1, ?)", (world.model_dump_json(),))
+        db.execute("INSERT INTO world VALUES (1, 1, ?)", (world.model_dump_json(),))
         db.close()
         return cls(path)
 
@@ -50,24 +52,32 @@ class WorldFile:
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                before = self._body()
-                world = World.model_validate_json(before)
+                version, before, world = self._current()
+                self._held = None  # the body may leave it half changed
                 yield world
                 world.watch()
                 after = world.model_dump_json()
                 if after != before:
-                    self._db.execute("UPDATE world SET body = ?", (after,))
+                    version += 1
+                    self._db.execute("UPDATE world SET version = ?, body = ?", (version, after))
                 if call is not None:
                     self._db.execute("INSERT INTO calls (name) VALUES (?)", (call,))
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+            self._held = (version, after, world)
 
     def look(self) -> World:
         """A copy of the world as it stands."""
         with self._lock:
             return World.model_validate_json(self._body())
+
+    def delay(self, method: str, dc: str | None) -> float:
+        """Seconds a planted fault makes this call wait before anything else."""
+        with self._lock:
+            self._held = self._current()
+            return self._held[2].delay(method, dc)
 
     def calls(self) -> list[str]:
         with self._lock:
@@ -76,6 +86,14 @@ class WorldFile:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _current(self) -> tuple[int, str, World]:
+        """Version, body and world; another process's write since the last look is seen."""
+        (version,) = self._db.execute("SELECT version FROM world").fetchone()
+        if self._held is not None and self._held[0] == version:
+            return self._held
+        version, body = self._db.execute("SELECT version, body FROM world").fetchone()
+        return version, body, World.model_validate_json(body)
 
     def _body(self) -> str:
         (body,) = self._db.execute("SELECT body FROM world").fetchone()

@@ -290,10 +290,10 @@ class MemoryWorld:
             else:
                 topics.setdefault(place.topic, {})[place.partition] = offset
 
-    def task_polls(self, dc: str, looks: int) -> None:
-        """Looks at `dc`'s connectors before tasks follow a stop or a resume."""
+    def task_ticks(self, dc: str, ticks: int) -> None:
+        """Calls of any port before tasks on `dc` follow a stop or a resume."""
         with self._file.change() as world:
-            world.clusters[dc].task_polls = looks
+            world.clusters[dc].task_ticks = ticks
 
     def set_rules(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.contract.control_fixtures import *  # noqa: F403
 from tests.contract.kafka_fixtures import *  # noqa: F403
 
 
