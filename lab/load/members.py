@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -73,6 +73,7 @@ class Member(threading.Thread):
         self._client = 0
         self._positions: dict[tuple[str, int], int] = {}
         self._dirty: set[tuple[str, int]] = set()
+        self._placed_ns = 0
         self._refused_by = ""
         self._try_ns = 0
         self._finishing = threading.Event()
@@ -84,24 +85,28 @@ class Member(threading.Thread):
     def run(self) -> None:
         try:
             if self._role is GroupRole.PARKED:
-                self._visit(until=time.monotonic() + PARK_AFTER_S, to_the_end=False)
+                self._visit(self._has_parked, to_the_end=False)
                 self._finishing.wait()
-                self._visit(until=time.monotonic() + CATCH_UP_S, to_the_end=True)
+                come_back_until = time.monotonic() + CATCH_UP_S
+                self._visit(lambda: time.monotonic() > come_back_until, to_the_end=True)
             else:
-                self._visit(until=None, to_the_end=self._role is GroupRole.LIVE)
+                self._visit(self._finishing.is_set, to_the_end=self._role is GroupRole.LIVE)
         finally:
             self._journal.close()
 
-    def _visit(self, until: float | None, to_the_end: bool) -> None:
-        """Be a member, on one cluster after the other, until `until` or until the run is finishing."""
-        while True:
-            if self._over(until):
-                return
+    def _has_parked(self) -> bool:
+        """Whether the group has stood somewhere for long enough to be left alone."""
+        stood = self._placed_ns and time.monotonic_ns() - self._placed_ns > PARK_AFTER_S * 1e9
+        return bool(stood) or self._finishing.is_set()
+
+    def _visit(self, is_over: Callable[[], bool], to_the_end: bool) -> None:
+        """Be a member, on one cluster after the other, until `is_over`; then perhaps still read to the end."""
+        while not is_over():
             consumer = self._join()
             if consumer is None:
                 continue
             try:
-                self._read(consumer, until, to_the_end)
+                self._read(consumer, is_over, to_the_end)
                 self._commit(consumer)
                 return
             except _LostError as lost:
@@ -109,11 +114,6 @@ class Member(threading.Thread):
                 self._try_ns = time.monotonic_ns() + TRY_AGAIN_NS
             finally:
                 self._leave(consumer)
-
-    def _over(self, until: float | None) -> bool:
-        if until is not None:
-            return time.monotonic() > until
-        return self._finishing.is_set()
 
     def _join(self) -> Consumer | None:
         self._client = next(self._clients)
@@ -156,6 +156,7 @@ class Member(threading.Thread):
             for start in starts:
                 self._journal.line("P", self._client, start.topic, start.partition, start.offset, now)
             consumer.assign(starts)
+            self._placed_ns = now
             self._positions.clear()
             self._dirty.clear()
             if fresh:
@@ -173,7 +174,7 @@ class Member(threading.Thread):
             self._positions.pop((partition.topic, partition.partition), None)
         self._dirty.clear()
 
-    def _read(self, consumer: Consumer, until: float | None, to_the_end: bool) -> None:
+    def _read(self, consumer: Consumer, is_over: Callable[[], bool], to_the_end: bool) -> None:
         commit_at = time.monotonic() + COMMIT_EVERY_S
         finish_by = quiet_since = None
         allowance, allowance_at = 0.0, time.monotonic()
@@ -181,9 +182,10 @@ class Member(threading.Thread):
             now = time.monotonic()
             if self._finishing.is_set():
                 finish_by = finish_by or now + CATCH_UP_S
-                if not to_the_end or now > finish_by or (quiet_since and now - quiet_since > QUIET_S):
+                caught_up = quiet_since is not None and now - quiet_since > QUIET_S and self._placed_ns > 0
+                if not to_the_end or now > finish_by or caught_up:
                     return
-            if until is not None and now > until:
+            elif is_over():
                 return
             most = 1000
             if self._per_second:
