@@ -6,7 +6,7 @@
 
 The handover is the point of no return. `reopen` and `hand_over` both start from DRAINING under the same operation id,
 so of a late handover and an early undo exactly one can win. The operation id is cleared last: an id without a run is an
-unfinished operation, whatever the phase says.
+unfinished operation, whatever the phase says; clearing it counts the turn, so that what was undone cannot begin again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Standing(StrEnum):
 def standing(record: LeaseRecord, operation: Operation) -> Standing:
     """Where `operation` stands according to `record`."""
     if record.op_id != operation.id:
-        untouched = record.op_id is None and record.holder == operation.source and record.epoch == operation.epoch
-        return Standing.NOT_BEGUN if untouched and record.phase is Phase.OPEN else Standing.OVER
+        planned_from = (record.op_id, record.holder, record.epoch, record.turn, record.phase)
+        untouched = planned_from == (None, operation.source, operation.epoch, operation.turn, Phase.OPEN)
+        return Standing.NOT_BEGUN if untouched else Standing.OVER
     if record.holder == operation.target and record.epoch == operation.epoch + 1:
         return Standing.MOVED
     if record.holder == operation.source and record.epoch == operation.epoch:
@@ -75,7 +76,8 @@ def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> Leas
         raise PlanRefusedError(
             f"cannot begin: the lease of {operation.scope} names {record.holder}, epoch {record.epoch}, "
             f"phase {record.phase.value}, operation {record.op_id or 'none'}; "
-            f"expected {operation.source}, epoch {operation.epoch}, phase OPEN and no operation. Run preflight again"
+            f"expected {operation.source}, epoch {operation.epoch}, phase OPEN and no operation, none ended meanwhile. "
+            "Run preflight again"
         )
     return record.model_copy(
         update={
@@ -138,4 +140,4 @@ def finish(record: LeaseRecord, operation: Operation) -> LeaseRecord:
         return record
     require(record, operation, Standing.MOVED, Standing.REOPENED)
     cleared = {"op_id": None, "op_source": None, "op_target": None, "deadline": None}
-    return record.model_copy(update={"seq": record.seq + 1, **cleared})
+    return record.model_copy(update={"seq": record.seq + 1, "turn": record.turn + 1, **cleared})

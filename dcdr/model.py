@@ -83,12 +83,13 @@ class Timing(Message):
 class Operation(Message):
     """Who acts: every step carries it, and a target or a record that has moved on refuses it.
 
-    `epoch` is the epoch the operation started from; the handover makes it `epoch + 1`.
+    `epoch` and `turn` are those of the record it was planned from; the handover makes the epoch `epoch + 1`.
     """
 
     scope: ScopeName
     id: str
     epoch: int
+    turn: int = 0
     source: DataCenterName
     target: DataCenterName
 
@@ -123,13 +124,15 @@ class LeaseRecord(Message):
     """Who may be written to. Changed by compare-and-swap only; see `dcdr.lease` for the transitions allowed.
 
     `op_id` names the unfinished operation, whatever the phase says. `deadline` is for whoever finds it left behind.
-    `ledger` is the digest of the ledger entry the handover named: from then on only that entry counts.
+    `ledger` is the digest of the ledger entry the handover named: from then on only that entry counts. `turn` counts
+    the operations that have ended, undone ones too: an attempt of any of them is late for good.
     """
 
     scope: ScopeName
     holder: DataCenterName
     epoch: Annotated[int, Field(ge=1, lt=2**62)]
     seq: Annotated[int, Field(ge=0)] = 0
+    turn: Annotated[int, Field(ge=0)] = 0
     phase: Phase = Phase.OPEN
     op_id: str | None = None
     op_source: DataCenterName | None = None
@@ -147,6 +150,7 @@ class LeaseRecord(Message):
             scope=self.scope,
             id=self.op_id,
             epoch=self.epoch - 1 if moved else self.epoch,
+            turn=self.turn,
             source=self.op_source,
             target=self.op_target,
         )

@@ -57,6 +57,7 @@ class Preflight(Message):
     scope: str
     active: DataCenterName
     epoch: int
+    turn: int = 0
     leftover: Operation | None
     endpoint: DataCenterName | None
     findings: tuple[Finding, ...]
@@ -163,6 +164,7 @@ def examine(scope: Scope, target: str, estate: Estate) -> Preflight:
         scope=scope.name,
         active=lease.holder,
         epoch=lease.epoch,
+        turn=lease.turn,
         leftover=lease.operation,
         endpoint=estate.endpoint.dc,
         findings=tuple(findings),
@@ -193,7 +195,12 @@ def plan_switchover(
     retiring, standing = mirrors
     return SwitchoverPlan(
         operation=Operation(
-            scope=request.scope, id=operation_id, epoch=preflight.epoch, source=retiring.source, target=retiring.target
+            scope=request.scope,
+            id=operation_id,
+            epoch=preflight.epoch,
+            turn=preflight.turn,
+            source=retiring.source,
+            target=retiring.target,
         ),
         retiring=retiring,
         standing=standing,
