@@ -1,0 +1,296 @@
+"""The lease record under two operations whose answers get lost and whose attempts come late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from dcdr import lease
+from dcdr.errors import DcdrError, PlanRefusedError, SupersededError
+from dcdr.lease import Standing
+from dcdr.model import LeaseRecord, Operation, Phase
+
+DEADLINE = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def op(name: str = "one", epoch: int = 1, source: str = "dc-a", target: str = "dc-b", turn: int = 0) -> Operation:
+    return Operation(scope="lab", id=name, epoch=epoch, turn=turn, source=source, target=target)
+
+
+def opened(epoch: int = 1, holder: str = "dc-a") -> LeaseRecord:
+    return LeaseRecord(scope="lab", holder=holder, epoch=epoch)
+
+
+Change = Callable[[LeaseRecord, Operation], LeaseRecord]
+CHANGES: dict[str, Change] = {
+    "begin": lambda record, operation: lease.begin(record, operation, DEADLINE),
+    "extend": lease.extend,
+    "hand over": lambda record, operation: lease.hand_over(record, operation, "ledger-" + operation.id),
+    "reopen": lease.reopen,
+    "finish": lease.finish,
+}
+
+PATHS = [("begin", "hand over", "finish"), ("begin", "reopen", "finish"), ("begin", "extend", "hand over", "finish")]
+
+
+class Store:
+    """A compare-and-swap cell."""
+
+    def __init__(self) -> None:
+        self.record, self.revision = opened(), 1
+        self.written = [self.record]
+
+    def swap(self, revision: int, record: LeaseRecord) -> bool:
+        if revision != self.revision:
+            return False
+        self.record, self.revision = record, self.revision + 1
+        self.written.append(record)
+        return True
+
+
+class Pending:
+    """An attempt that has read and decided, and has not written yet: it may stay on its way for any time."""
+
+    def __init__(self, name: str, operation: Operation, revision: int, record: LeaseRecord) -> None:
+        self.name, self.operation, self.revision, self.record = name, operation, revision, record
+
+
+class TwoOperations(RuleBasedStateMachine):
+    """Two switchovers at a time, and late attempts of those before.
+
+    An attempt is a read with its decision and, at any later time, once or more, a write. Nobody learns what became of
+    a write, so every change is tried again and again: a lost answer and a retry are the same thing here.
+    """
+
+    attempts: Bundle[Pending] = Bundle("attempts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+        self.names = iter(range(1_000_000))
+        self.operations: list[Operation] = []
+        self.won: dict[str, str] = {}
+        self.cleared: set[str] = set()
+
+    @initialize()
+    def plan_two(self) -> None:
+        self.operations = [self._planned(), self._planned()]
+
+    def _planned(self) -> Operation:
+        """What preflight would plan from the record as it stands, whoever owns it just now."""
+        record = self.store.record
+        source, target = ("dc-a", "dc-b") if record.holder == "dc-a" else ("dc-b", "dc-a")
+        return op(f"op-{next(self.names)}", record.epoch, source, target, record.turn)
+
+    @precondition(lambda self: any(o.id in self.cleared for o in self.operations))
+    @rule()
+    def plan_another(self) -> None:
+        self.operations += [self._planned()]
+
+    @rule(target=attempts, number=st.integers(0, 9), name=st.sampled_from(sorted(CHANGES)))
+    def start_an_attempt(self, number: int, name: str) -> Pending:
+        return self.read_and_decide(number, name)
+
+    def read_and_decide(self, number: int, name: str) -> Pending:
+        operation, record = self.operations[-1 - number % len(self.operations)], self.store.record
+        stands = lease.standing(record, operation)
+        try:
+            wanted = CHANGES[name](record, operation)
+        except DcdrError:
+            wanted = record
+            assert (name, stands) not in {
+                ("begin", Standing.NOT_BEGUN),
+                ("extend", Standing.DRAINING),
+                ("hand over", Standing.DRAINING),
+                ("reopen", Standing.DRAINING),
+                ("finish", Standing.MOVED),
+                ("finish", Standing.REOPENED),
+            }, "refused although it was its turn"
+        if stands is Standing.OVER or (stands is Standing.NOT_BEGUN and name != "begin"):
+            assert wanted == record, "an operation that does not own the record changed it"
+        if operation.id in self.cleared:
+            assert wanted == record, "an operation that has ended came back"
+        return Pending(name, operation, self.store.revision, wanted)
+
+    @rule(number=st.integers(0, 2), path=st.sampled_from(PATHS), steps=st.integers(1, 4))
+    def run_undisturbed(self, number: int, path: tuple[str, ...], steps: int) -> None:
+        for name in path[:steps]:
+            self.write_now_or_later(self.read_and_decide(number, name))
+
+    @rule(attempt=attempts)
+    def finish_an_attempt(self, attempt: Pending) -> None:
+        self.write_now_or_later(attempt)
+
+    def write_now_or_later(self, attempt: Pending) -> None:
+        if attempt.record == self.store.record:
+            return
+        before = self.store.record
+        if not self.store.swap(attempt.revision, attempt.record):
+            return
+        key = attempt.operation.id
+        if attempt.name in ("hand over", "reopen"):
+            assert before.phase is Phase.DRAINING
+            assert before.op_id == key
+            assert key not in self.won, f"{attempt.name} won although {self.won[key]} had"
+            self.won[key] = attempt.name
+        if attempt.name == "finish":
+            assert key in self.won, "finished without having moved or reopened"
+            self.cleared.add(key)
+
+    @invariant()
+    def epochs_grow_with_the_holder_and_only_with_it(self) -> None:
+        for before, after in pairwise(self.store.written):
+            assert after.epoch - before.epoch == (after.holder != before.holder)
+            assert after.seq == before.seq + 1
+
+    @invariant()
+    def the_id_stays_until_it_is_cleared_last(self) -> None:
+        for before, after in pairwise(self.store.written):
+            if before.op_id is None:
+                assert after.phase is Phase.DRAINING
+            elif after.op_id is None:
+                assert (after.holder, after.epoch, after.phase) == (before.holder, before.epoch, before.phase)
+                assert after.phase is Phase.OPEN
+            else:
+                assert after.op_id == before.op_id
+
+    @invariant()
+    def the_record_names_its_operation(self) -> None:
+        record = self.store.record
+        assert (record.operation is None) == (record.op_id is None)
+        if record.operation is not None:
+            assert record.operation in self.operations
+
+    @invariant()
+    def a_moved_record_names_its_ledger_entry(self) -> None:
+        record = self.store.record
+        if record.operation and lease.standing(record, record.operation) is Standing.MOVED:
+            assert record.ledger == f"ledger-{record.op_id}"
+
+
+TestTwoOperations = TwoOperations.TestCase
+TestTwoOperations.settings = settings(
+    max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def through(*names: str) -> LeaseRecord:
+    """The record after operation `one` went through these changes."""
+    record = opened()
+    for name in names:
+        record = CHANGES[name](record, op())
+    return record
+
+
+@pytest.mark.parametrize(
+    ("path", "stands"),
+    [
+        ((), Standing.NOT_BEGUN),
+        (("begin",), Standing.DRAINING),
+        (("begin", "extend"), Standing.DRAINING),
+        (("begin", "reopen"), Standing.REOPENED),
+        (("begin", "hand over"), Standing.MOVED),
+        (("begin", "hand over", "finish"), Standing.OVER),
+    ],
+)
+def test_the_record_alone_tells_where_an_operation_stands(path: tuple[str, ...], stands: Standing) -> None:
+    assert lease.standing(through(*path), op()) is stands
+    assert lease.standing(through(*path), op("two")) is (Standing.OVER if path else Standing.NOT_BEGUN)
+
+
+@pytest.mark.parametrize("between", [0, 1, 5])
+def test_an_operation_that_was_undone_can_not_begin_again_however_late(between: int) -> None:
+    record = through("begin", "reopen", "finish")
+    for number in range(between):
+        following = op(f"next-{number}", turn=record.turn)
+        for name in ("begin", "reopen", "finish"):
+            record = CHANGES[name](record, following)
+    with pytest.raises(PlanRefusedError, match="none ended meanwhile"):
+        lease.begin(record, op(), DEADLINE)
+
+
+@pytest.mark.parametrize("path", [("begin",), ("begin", "reopen"), ("begin", "hand over")])
+def test_a_change_whose_answer_was_lost_changes_nothing_the_second_time(path: tuple[str, ...]) -> None:
+    record = through(*path)
+    assert CHANGES[path[-1]](record, op()) is record
+
+
+@pytest.mark.parametrize("path", [("begin", "reopen", "finish"), ("begin", "hand over", "finish")])
+def test_a_second_finish_changes_nothing_and_leaves_the_next_operation_alone(path: tuple[str, ...]) -> None:
+    record = through(*path)
+    assert lease.finish(record, op()) == record
+    following = op("two", record.epoch, record.holder, "dc-a" if record.holder == "dc-b" else "dc-b", 1)
+    drained = lease.begin(record, following, DEADLINE)
+    assert lease.finish(drained, op()) == drained
+
+
+def test_an_operation_cannot_be_finished_while_it_drains() -> None:
+    with pytest.raises(SupersededError, match="is draining"):
+        lease.finish(through("begin"), op())
+
+
+@pytest.mark.parametrize("late", ["extend", "hand over"])
+def test_after_an_undo_the_handover_is_refused_with_what_the_record_says(late: str) -> None:
+    for path in (("begin", "reopen"), ("begin", "reopen", "finish")):
+        with pytest.raises(SupersededError, match=r"names dc-a, epoch 1, phase OPEN.*came too late"):
+            CHANGES[late](through(*path), op())
+
+
+@pytest.mark.parametrize("late", ["extend", "reopen"])
+def test_after_the_handover_the_way_back_is_refused(late: str) -> None:
+    for path in (("begin", "hand over"), ("begin", "hand over", "finish")):
+        with pytest.raises(SupersededError, match="names dc-b, epoch 2"):
+            CHANGES[late](through(*path), op())
+
+
+def test_a_handover_with_another_ledger_entry_than_the_committed_one_is_refused() -> None:
+    with pytest.raises(SupersededError, match="moved already, with ledger entry ledger-one"):
+        lease.hand_over(through("begin", "hand over"), op(), "another")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        through("begin"),
+        opened(epoch=2),
+        opened(holder="dc-b"),
+        opened().model_copy(update={"phase": Phase.ACQUIRED}),
+        through("begin", "hand over"),
+    ],
+    ids=["drained by another", "later epoch", "other holder", "not open", "moved"],
+)
+def test_an_operation_planned_from_another_record_does_not_begin(record: LeaseRecord) -> None:
+    with pytest.raises(PlanRefusedError, match=r"cannot begin: .*Run preflight again"):
+        lease.begin(record, op("two"), DEADLINE)
+
+
+@pytest.mark.parametrize("path", [("begin",), ("begin", "extend"), ("begin", "reopen"), ("begin", "hand over")])
+def test_whoever_finds_an_operation_in_the_record_finds_all_of_it(path: tuple[str, ...]) -> None:
+    stored = LeaseRecord.model_validate_json(through(*path).model_dump_json())
+    assert stored.operation == op()
+    assert stored.deadline == DEADLINE
+
+
+@pytest.mark.parametrize(
+    ("path", "a_open", "b_open"),
+    [
+        ((), True, False),
+        (("begin",), False, False),
+        (("begin", "reopen"), True, False),
+        (("begin", "hand over"), False, True),
+        (("begin", "hand over", "finish"), False, True),
+    ],
+)
+def test_never_more_than_one_side_may_be_written_to(path: tuple[str, ...], a_open: bool, b_open: bool) -> None:
+    record = through(*path)
+    assert (lease.users_may_write(record, "dc-a"), lease.users_may_write(record, "dc-b")) == (a_open, b_open)
+
+
+def test_a_lease_taken_over_but_not_opened_lets_nobody_write() -> None:
+    assert not lease.users_may_write(opened().model_copy(update={"phase": Phase.ACQUIRED}), "dc-a")
