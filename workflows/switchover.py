@@ -36,9 +36,14 @@ class SwitchoverWorkflow(Transition):
     async def _switch(self, request: SwitchoverRequest) -> TransitionReport:
         workflow.upsert_search_attributes([SCOPE.value_set(request.scope)])
         self._phase("Preflight", f"switchover of {request.scope} to {request.target}: preflight")
-        recovered = await self._settle_leftover(request.scope)
-        mirrors = await self._do(steps.MIRRORS, StatusActivities.mirrors, request, policies.LOOK)
-        preflight = await self._do(steps.PREFLIGHT, StatusActivities.preflight, request, policies.LOOK)
+        try:
+            mirrors = await self._do(steps.MIRRORS, StatusActivities.mirrors, request, policies.LOOK)
+            # A dry run changes nothing: what was left behind is a finding of its preflight.
+            recovered = () if request.dry_run else await self._settle_leftover(request.scope)
+            preflight = await self._do(steps.PREFLIGHT, StatusActivities.preflight, request, policies.LOOK)
+        except ActivityError as error:
+            # The run fails with what the step said, not with "Activity task failed" above it.
+            raise (error.cause if isinstance(error.cause, ApplicationError) else error) from None
         plan = plan_switchover(request, preflight, mirrors, workflow.info().run_id)
         operation = self._operation = plan.operation
         facts = {"left_out": plan.left_out, "warnings": plan.warnings, "recovered": recovered}
@@ -52,8 +57,8 @@ class SwitchoverWorkflow(Transition):
         try:
             entry = await self._to_the_handover(operation, plan.timing)
         except (ActivityError, Aborted) as error:
-            # The lease decides: a lost answer may hide a handover that committed.
-            self._past_return = False
+            # The lease decides: a lost answer may hide a handover that committed. `_past_return` stays as it is, so
+            # that nobody is promised an undo which the lease may turn into a way forward.
             why = reason(error)
             if await self._undo(operation):
                 report = self._report(operation, Outcome.AS_BEFORE, why=why).model_copy(update=facts)
