@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import typer
 
 from lab import status as lab_status
 from lab.check.cli import check
+from lab.demo import demo as run_demo
 from lab.down import down as end_lab
 from lab.errors import LabError, UsageError
 from lab.estate import Lab
@@ -115,6 +117,25 @@ def status(name: Name = "default", output: Output = Format.TABLE) -> None:
 
 app.command()(load)
 app.command()(check)
+
+
+@app.command()
+def env(name: Name = "default") -> None:
+    """What the product's commands need to find this lab, to be evaluated by a shell: eval "$(dcdr lab env)"."""
+    with explained():
+        for key, value in Lab.open(name).environment().items():
+            print(f"export {key}={shlex.quote(value)}")
+
+
+def demo(
+    name: Name = "demo",
+    rate: Annotated[int, typer.Option(help="Records a second.")] = 1000,
+    down: Annotated[bool, typer.Option(help="Take the lab down at the end.")] = False,
+) -> None:
+    """Two data centers, a live workload, there and back twice, and the checker's verdict (its exit code is ours)."""
+    with explained():
+        raise typer.Exit(run_demo(name, rate, keep=not down))
+
 
 faults = typer.Typer(help="Break links and processes, see what is broken, and heal.", no_args_is_help=True)
 app.add_typer(faults, name="fault")

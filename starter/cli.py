@@ -247,8 +247,10 @@ def _mount_lab() -> None:
     """`dcdr lab` belongs to the lab; it is mounted only when asked for, so that `dcdr` starts fast."""
     if {"lab", "demo"} & set(sys.argv[1:2]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
         from lab.cli import app as lab_app
+        from lab.cli import demo
 
         app.add_typer(lab_app, name="lab")
+        app.command()(demo)
 
 
 def main() -> None:
