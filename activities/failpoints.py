@@ -1,11 +1,11 @@
 """Failpoints: exact moments at which a test makes this process die, hang or lose an answer.
 
-`DCDR_FAILPOINT=<step>:<before|after>:<kill|lose|fail|hold>[,...]` with `DCDR_FAILPOINT_DIR=<folder>`: each fires once in the
-folder's life (it leaves a file there), so that the next worker gets past it. Without both variables nothing is armed.
+`DCDR_FAILPOINT=<step>:<before|after>:<kill|lose|fail|hold>[,...]` with `DCDR_FAILPOINT_DIR=<folder>`: each fires once
+in the folder's life (it leaves a file there), so that the next worker gets past it. Without both nothing is armed.
 
 `kill` is SIGKILL of the worker, `lose` raises Unreachable (with `after`: the effect happened, the caller never
-learns), `fail` raises an error that no retry heals, `hold` waits until the folder holds a file `release` (or the step is
-cancelled).
+learns), `fail` raises an error that no retry heals, `hold` waits until the folder holds a file `release`, or until the
+step is cancelled.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Failpoints:
 
     async def _hold(self) -> None:
         assert self._folder is not None
-        while not (self._folder / "release").exists():
+        while not (self._folder / "release").exists():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(HOLD_LOOK_SECONDS)
 
     def _first_time(self, point: Failpoint) -> bool:

@@ -17,6 +17,7 @@ from dcdr.model import (
     CommittedOffset,
     Cut,
     CutRow,
+    GroupInfo,
     GroupKind,
     GroupResult,
     GroupsResult,
@@ -28,7 +29,10 @@ from dcdr.model import (
     TopicPartition,
 )
 from dcdr.plan import carried
-from dcdr.ports import Directory, Member
+from dcdr.ports import Directory, Member, Scope
+
+AT_END_BUDGET = 64
+"""Offsets behind a position that are looked at inside the outage: trailing transaction markers, and little more."""
 
 Positions = Mapping[TopicPartition, CommittedOffset]
 
@@ -42,33 +46,65 @@ class GroupActivities(Steps):
 
     @activity.defn(name="groups.carry_over")
     async def carry_over(self, step: StepInput) -> GroupsResult:
-        """Read committed positions on the source, place them on the target, write them there and read them back."""
+        """Before the handover: the groups that stand at the end of the log, which is what most of them do.
+
+        Groups that lag wait for `carry_lagging`: placing them reads as many records as they lag, and producers need
+        not wait for that. Their gate on the target stays closed until then.
+        """
         async with self.holding(step.operation, Standing.DRAINING) as scope:
             watch = Stopwatch()
-            source, target = both(scope, step.operation)
+            _, target = both(scope, step.operation)
             ledger = await self._book.read(scope, step.operation, step.entry)
-            infos = carried(await source.groups.groups(), scope.group_exclude)
-            names = [group.name for group in infos if group.kind is GroupKind.CONSUMER]
-            committed = await source.groups.committed(names)
-            placed = await _Placer(source, target, ledger, scope.timing.lagging_group_budget).place(committed)
-            await asyncio.gather(
-                *(target.groups.write(name, offsets) for name, offsets in placed.offsets.items() if offsets)
-            )
-            await _read_back(target, placed.offsets)
-            results = [placed.results[name] for name in names]
+            placed, _ = await self._place(scope, ledger, AT_END_BUDGET)
+            exact = {
+                name: offsets
+                for name, offsets in placed.offsets.items()
+                if placed.results[name].verdict is GroupVerdict.EXACT
+            }
+            await _write(target, exact)
+            later = len(placed.offsets) - len(exact)
+            note = f"{len(exact)} groups exact" + (f", {later} lag and follow after the opening" if later else "")
+            counts = {"groups": len(placed.offsets), "exact": len(exact)}
+            results = tuple(placed.results[name] for name in sorted(exact))
+            return GroupsResult(**watch.so_far(), entry=step.entry, groups=results, note=note, counts=counts)
+
+    @activity.defn(name="groups.carry_lagging")
+    async def carry_lagging(self, step: StepInput) -> GroupsResult:
+        """After the opening, before consumers are let in: place and report every group, with the whole budget.
+
+        A repeated step finds the gate open and touches nothing: positions belong to the consumers from then on.
+        """
+        async with self.holding(step.operation, Standing.MOVED) as scope:
+            watch = Stopwatch()
+            _, target = both(scope, step.operation)
+            if not (await target.fence.rules()).groups_denied:
+                return GroupsResult(**watch.so_far(), entry=step.entry, note="consumers were let in already")
+            ledger = await self._book.read(scope, step.operation, step.entry)
+            placed, infos = await self._place(scope, ledger, scope.timing.lagging_group_budget)
+            await _write(target, placed.offsets)
+            results = [placed.results[name] for name in sorted(placed.results)]
             results += [
                 GroupResult(group=g.name, verdict=GroupVerdict.SKIPPED, partitions=0, note=f"a {g.kind.value} group")
                 for g in infos
                 if g.kind is not GroupKind.CONSUMER
             ]
             exact = sum(result.verdict is GroupVerdict.EXACT for result in results)
-            return GroupsResult(
-                **watch.so_far(),
-                entry=step.entry,
-                groups=tuple(results),
-                note=f"{exact} of {len(results)} groups exact",
-                counts={"groups": len(results), "exact": exact},
-            )
+            counts = {"groups": len(results), "exact": exact}
+            note = f"{exact} of {len(results)} groups exact"
+            return GroupsResult(**watch.so_far(), entry=step.entry, groups=tuple(results), note=note, counts=counts)
+
+    async def _place(self, scope: Scope, ledger: Cut, budget: int) -> tuple[_Placed, tuple[GroupInfo, ...]]:
+        source, target = both(scope, ledger.operation)
+        infos = carried(await source.groups.groups(), scope.group_exclude)
+        names = [group.name for group in infos if group.kind is GroupKind.CONSUMER]
+        committed = await source.groups.committed(names)
+        return await _Placer(source, target, ledger, budget).place(committed), infos
+
+
+async def _write(target: Member, offsets: Mapping[str, Positions]) -> None:
+    """Write and read back."""
+    await asyncio.gather(*(target.groups.write(name, positions) for name, positions in offsets.items() if positions))
+    await _read_back(target, offsets)
 
 
 async def _read_back(target: Member, wanted: Mapping[str, Positions]) -> None:

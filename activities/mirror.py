@@ -19,6 +19,7 @@ from dcdr.ports import Directory, Member
 
 CONNECTOR_SECONDS = 60.0
 """A stop may last its graceful time-out (30 s by our settings) plus a rebalance."""
+IDLE_SECONDS = 3.0
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5
 AGAIN_SECONDS = 5.0
 """How often a restart is asked for again while tasks stay failed."""
@@ -56,7 +57,7 @@ class MirrorActivities(Steps):
             _, target = both(scope, step.operation)
             mirror = mirror_of(scope, step.operation.source, step.operation.target)
             await target.connect.resume(mirror.checkpoint_connector)
-            await _until(target, (mirror.checkpoint_connector,), lambda c: c.state == "RUNNING", "RUNNING")
+            await _until(target, (mirror.checkpoint_connector,), _runs_or_idles(), "RUNNING", revive=True)
             return StepResult(**watch.so_far(), note=f"{mirror.checkpoint_connector} runs again")
 
     @activity.defn(name="mirror.restore")
@@ -136,7 +137,7 @@ class MirrorActivities(Steps):
             )
             await asyncio.gather(*(source.connect.resume(name) for name in names))
             await _until(source, names[:1], lambda c: c.running, "RUNNING with all tasks", revive=True)
-            await _until(source, names, lambda c: c.state == "RUNNING", "RUNNING", revive=True)
+            await _until(source, names[1:], _runs_or_idles(), "RUNNING", revive=True)
             return StepResult(**watch.so_far(), note=f"{standing} runs", counts={"connectors": len(names)})
 
 
@@ -144,6 +145,17 @@ async def _present(member: Member, *names: str) -> tuple[str, ...]:
     """Those of `names` that exist (a heartbeat connector is for dashboards and may be missing), in order."""
     there = await member.connect.connectors()
     return tuple(name for name in names if name in there)
+
+
+def _runs_or_idles() -> Callable[[Connector], bool]:
+    """RUNNING with all tasks; without any after a while: a checkpoint connector has none while there is no group."""
+    patience = time.monotonic() + IDLE_SECONDS
+
+    def holds(connector: Connector) -> bool:
+        idle = connector.state == "RUNNING" and not connector.tasks and time.monotonic() > patience
+        return connector.running or idle
+
+    return holds
 
 
 async def _until(

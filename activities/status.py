@@ -65,6 +65,10 @@ class StatusActivities(Steps):
         async with self.holding(step.operation, Standing.MOVED) as scope:
             watch = Stopwatch()
             source, target = both(scope, step.operation)
+            standing = mirror_of(scope, step.operation.target, step.operation.source)
+            if not (await source.connect.connectors())[standing.source_connector].stopped:
+                note = f"the mirror {standing} runs already: what it writes cannot be told from a tail by offsets"
+                return VerifyResult(**watch.so_far(), note=note)
             ledger = await self._book.read(scope, step.operation, step.entry)
             topics = drain.mirrored_topics(await source.logs.topics(), source.reserved_topics | target.reserved_topics)
             ends = await source.logs.ends(drain.partitions_of(topics))

@@ -58,6 +58,7 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
         cut.prove,
         cut.close_mirror,
         groups.carry_over,
+        groups.carry_lagging,
         mirror.stop_checkpoint,
         mirror.resume_checkpoint,
         mirror.restore,

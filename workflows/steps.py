@@ -25,10 +25,11 @@ TRANSACTIONS = Step("transactions.fence", "fence open transactions on {source}",
 CUT = Step("cut.take", "settle {source} and take the cut", True)
 DRAIN = Step("drain.prove", "prove the drain {source} to {target}", True)
 CLOSE_MIRROR = Step("mirror.close", "close the mirror on {target}, write the ledger", True)
-GROUPS = Step("groups.carry_over", "carry consumer groups over", True)
+GROUPS = Step("groups.carry_over", "carry consumer groups over that are at the end", True)
 HAND_OVER = Step("lease.hand_over", "last look, then hand the lease to {target}", True)
 OPEN = Step("fence.open", "open users on {target}", True)
 FLIP = Step("endpoint.flip", "flip the endpoint to {target}", True)
+LAGGING = Step("groups.carry_lagging", "place every group, lagging ones too")
 OPEN_GROUPS = Step("groups.open", "let consumers in on {target}")
 RETIRE = Step("mirror.retire", "stop the mirror {source} to {target}")
 SEED = Step("mirror.seed", "seed the mirror {target} to {source}")
@@ -54,6 +55,6 @@ TO_THE_HANDOVER = (
     GROUPS,
     HAND_OVER,
 )
-FORWARD = (OPEN, FLIP, OPEN_GROUPS, RETIRE, SEED, START, VERIFY, FINISH)
+FORWARD = (OPEN, FLIP, LAGGING, OPEN_GROUPS, RETIRE, SEED, VERIFY, START, FINISH)
 SWITCHOVER = TO_THE_HANDOVER + FORWARD
 UNDO = (REOPEN_LEASE, REOPEN, THAW, RESTORE, RESUME_CHECKPOINT, FINISH)

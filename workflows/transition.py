@@ -14,6 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.endpoint import EndpointActivities
     from activities.fence import FenceActivities
+    from activities.groups import GroupActivities
     from activities.lease import LeaseActivities
     from activities.mirror import MirrorActivities
     from activities.status import StatusActivities
@@ -207,17 +208,25 @@ class Transition:
         await self._do(steps.OPEN, FenceActivities.open, order, policies.FORWARD)
         await together(
             self._do(steps.FLIP, EndpointActivities.flip, order, policies.FORWARD),
-            self._do(steps.OPEN_GROUPS, FenceActivities.let_groups_in, order, policies.FORWARD),
+            self._let_groups_in(order),
+            self._seed_the_mirror(order),
         )
-        self._phase("Reversing", f"{operation.target} is open; turning the mirror round")
-        await self._do(steps.RETIRE, MirrorActivities.retire, order, policies.FORWARD)
-        await self._do(steps.SEED, MirrorActivities.seed, order, policies.FORWARD)
+        # Only now: the checkpoint connector of the new direction writes group offsets on the old side, which the
+        # placing of the groups reads, and the mirror's writes there would look like a tail.
         await self._do(steps.START, MirrorActivities.start, order, policies.FORWARD)
-        await self._do(steps.VERIFY, StatusActivities.verify, order, policies.FORWARD)
         await self._do(steps.FINISH, LeaseActivities.finish, order, policies.FORWARD)
         workflow.upsert_search_attributes([ACTIVE.value_set(operation.target)])
         self._phase("Done", f"**{operation.target} is active**, epoch {operation.epoch + 1}")
         return self._report(operation, Outcome.DONE, entry=entry)
+
+    async def _let_groups_in(self, order: StepInput) -> None:
+        await self._do(steps.LAGGING, GroupActivities.carry_lagging, order, policies.FORWARD)
+        await self._do(steps.OPEN_GROUPS, FenceActivities.let_groups_in, order, policies.FORWARD)
+
+    async def _seed_the_mirror(self, order: StepInput) -> None:
+        await self._do(steps.RETIRE, MirrorActivities.retire, order, policies.FORWARD)
+        await self._do(steps.SEED, MirrorActivities.seed, order, policies.FORWARD)
+        await self._do(steps.VERIFY, StatusActivities.verify, order, policies.FORWARD)
 
     async def _undo(self, operation: Operation) -> bool:
         """Return everything to how it was, in reverse. False when the handover had committed: then only forward."""
@@ -272,7 +281,7 @@ class Transition:
         outage = None
         if closed and flipped and done:
             outage = (flipped.started + flipped.took) - (closed.started + closed.took)
-        groups = self._results.get(steps.GROUPS.name)
+        groups = self._results.get(steps.LAGGING.name)
         transactions = self._results.get(steps.TRANSACTIONS.name)
         verified = self._results.get(steps.VERIFY.name)
         cut = self._results.get(steps.CUT.name)

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from temporalio.testing import WorkflowEnvironment
+from temporalio.client import Client
 
 from tests.workflows.harness import Case, server
 
 
 @pytest_asyncio.fixture(scope="session")
-async def environment() -> AsyncIterator[WorkflowEnvironment]:
-    async with server() as running:
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    async with server(tmp_path_factory.mktemp("temporal")) as running:
         yield running
 
 
 @pytest.fixture
-def case(environment: WorkflowEnvironment, tmp_path: Path) -> Case:
+def case(client: Client, tmp_path: Path) -> Case:
     """A fresh standard world."""
-    return Case.build(environment, tmp_path)
+    return Case.build(client, tmp_path)
 
 
 @pytest.fixture
-def build(environment: WorkflowEnvironment, tmp_path: Path) -> Callable[..., Case]:
+def build(client: Client, tmp_path: Path) -> Callable[..., Case]:
     """Build a world with other than standard contents."""
-    return lambda **world: Case.build(environment, tmp_path, **world)
+    return lambda **world: Case.build(client, tmp_path, **world)

@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
-from temporalio.testing import WorkflowEnvironment
 
 from activities.failpoints import Failpoint
 from adapters.memory import Produced, memory_directory
@@ -306,10 +305,8 @@ async def test_two_starts_at_once_give_one_run(case: Case) -> None:
         assert (await result(handles[0])).outcome is Outcome.DONE
 
 
-async def test_the_finder_recovers_what_was_left_past_its_deadline(
-    environment: WorkflowEnvironment, build: Callable[..., Case]
-) -> None:
-    case = build(operation_deadline=timedelta(seconds=1))
+async def test_the_finder_recovers_what_was_left_past_its_deadline(build: Callable[..., Case]) -> None:
+    case = build(operation_deadline=timedelta(seconds=5))
     hold = Failpoint(steps.OPEN.name, "before", "hold")
     async with case.worker(hold):
         handle = await case.start()
