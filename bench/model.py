@@ -1,0 +1,135 @@
+"""What a bench measures and keeps on disk."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from statistics import median
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.errors import BenchError
+
+
+class Contestant(StrEnum):
+    """Who switches over. NAIVE is the workflow again, under clients that use their library's defaults."""
+
+    WORKFLOW = "workflow"
+    FLOOR = "floor"
+    RUNBOOK = "runbook"
+    NAIVE = "naive"
+
+    @property
+    def must_be_clean(self) -> bool:
+        """Whether the checker's verdict decides. A runbook may set a lagging group back; what it did is printed."""
+        return self is not Contestant.RUNBOOK
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StepTime(_Kept):
+    """One step as it was timed. Times are Unix nanoseconds; `effect_ms` is the step's own time without Temporal."""
+
+    name: str
+    title: str
+    started_ns: int
+    ended_ns: int
+    effect_ms: float | None = None
+    in_outage: bool = False
+
+    @property
+    def ms(self) -> float:
+        return (self.ended_ns - self.started_ns) / 1e6
+
+
+class Run(_Kept):
+    """One switchover that counts.
+
+    `outage_ms`: last acknowledgement on the source to the first on the target, any producer. `slowest_ms`: the longest
+    such time of a single producer. `first_ns`, `last_ns`: the two moments, Unix nanoseconds.
+    """
+
+    target: str
+    outage_ms: float
+    slowest_ms: float
+    last_ack_ns: int
+    first_ack_ns: int
+    steps: tuple[StepTime, ...]
+
+    def inside_ms(self, step: StepTime) -> float:
+        """How much of the outage the step covers."""
+        return max(0, min(step.ended_ns, self.first_ack_ns) - max(step.started_ns, self.last_ack_ns)) / 1e6
+
+    @property
+    def uncovered_ms(self) -> float:
+        """What of the outage no step covers: the way from step to step, and the clients' own time."""
+        covered, reached = 0, self.last_ack_ns
+        for step in sorted(self.steps, key=lambda step: step.started_ns):
+            start, end = max(step.started_ns, reached), min(step.ended_ns, self.first_ack_ns)
+            if end > start:
+                covered, reached = covered + end - start, end
+        return (self.first_ack_ns - self.last_ack_ns - covered) / 1e6
+
+
+class Series(_Kept):
+    """All runs of one contestant. `verdict` is the checker's word, `anomalies` its counts where they are not zero."""
+
+    contestant: Contestant
+    code: str
+    switchovers: int
+    rate: float
+    size: int
+    brokers: int
+    started: str
+    load_average: float
+    runs: tuple[Run, ...]
+    discarded: tuple[str, ...]
+    verdict: str
+    anomalies: dict[str, int]
+    acknowledged: int
+
+    @property
+    def outages(self) -> list[float]:
+        return [run.outage_ms for run in self.runs]
+
+    @property
+    def p50(self) -> float:
+        return median(self.outages)
+
+    @property
+    def worst(self) -> float:
+        return max(self.outages)
+
+    @property
+    def slowest_p50(self) -> float:
+        return median(run.slowest_ms for run in self.runs)
+
+    @property
+    def slowest_worst(self) -> float:
+        return max(run.slowest_ms for run in self.runs)
+
+    @property
+    def clean(self) -> bool:
+        return self.verdict == "clean"
+
+    def write(self, folder: Path) -> None:
+        path = folder / f"{self.contestant}.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(self.model_dump_json(indent=1) + "\n")
+        fresh.replace(path)
+
+    @classmethod
+    def read(cls, folder: Path, contestant: Contestant) -> Self | None:
+        """None where there is none. Raises: BenchError when the file cannot be read."""
+        path = folder / f"{contestant}.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise BenchError(
+                f"{path} is not a result of this version ({error.error_count()} faults): remove it"
+            ) from None
