@@ -114,7 +114,7 @@ def demo(lab: str, rate: int, keep: bool) -> int:
         check=False,
     )
     print(f"\nTemporal UI     {here.document['temporal']['ui']}  (namespace dr, workflow dcdr/lab/transition)")
-    print(f"switch again    eval "$(.venv/bin/dcdr lab env --lab {lab})"; .venv/bin/dcdr switchover lab --to dc-b")
+    print(f'switch again    eval "$(.venv/bin/dcdr lab env --lab {lab})"; .venv/bin/dcdr switchover lab --to dc-b')
     print("switch back     .venv/bin/dcdr switchover lab --to dc-a")
     print(f"take it down    .venv/bin/dcdr lab down --lab {lab} --purge")
     say(f"the demo took {time.monotonic() - started:.0f} s")
