@@ -7,10 +7,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 from adapters.kafka import messages
 from adapters.kafka.trouble import (
+    CLUSTER_AUTHORIZATION_FAILED,
     COORDINATOR_LOAD_IN_PROGRESS,
     COORDINATOR_NOT_AVAILABLE,
     GROUP_AUTHORIZATION_FAILED,
@@ -34,7 +36,7 @@ GATE_TIMEOUT: Final = timedelta(seconds=1)
 
 # Kafka's numbers: org.apache.kafka.common.acl and .resource.
 _ANY = 1
-_TOPIC, _GROUP, _TRANSACTIONAL_ID = 2, 3, 5
+_TOPIC, _GROUP, _CLUSTER, _TRANSACTIONAL_ID = 2, 3, 4, 5
 _MATCH, _LITERAL = 2, 3
 _READ, _WRITE, _CREATE, _DELETE, _ALTER = 3, 4, 5, 6, 7
 _DENY = 2
@@ -233,7 +235,20 @@ class KafkaProduceFence:
                 )
             )
             return bool(topics.topics[0].error_code == TOPIC_AUTHORIZATION_FAILED)
-        return None
+        # On a fenced standby: the cluster itself is a resource of its own, about which few clusters have rules.
+        of_cluster = partial(
+            messages.DESCRIBE_ACLS,
+            resource_type_filter=_CLUSTER,
+            resource_name_filter=None,
+            pattern_type_filter=_ANY,
+            principal_filter=None,
+            host_filter=None,
+            operation=_ANY,
+            permission_type=_ANY,
+        )
+        if (await self._wire.any(of_cluster)).resources:
+            return None
+        return bool((await self._canary.any(of_cluster)).error_code == CLUSTER_AUTHORIZATION_FAILED)
 
     # --- the canary -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+import cramjam
+
 from dcdr.errors import MisconfiguredError
 
 Buffer = bytes | bytearray | memoryview
@@ -79,7 +81,7 @@ def batches(data: Buffer | None) -> Iterator[Batch]:
 
 
 def records(batch: Batch) -> Iterator[Record]:
-    """Unpack a batch. Raises: MisconfiguredError for a codec we have no library for."""
+    """Unpack a batch. Raises: MisconfiguredError for a codec that Kafka 4 does not know."""
     data = _unpacked(batch)
     position = 0
     appended = batch.max_timestamp if batch.attributes & _LOG_APPEND_TIME else None
@@ -148,13 +150,6 @@ def _unpacked(batch: Batch) -> Buffer:
         return batch.packed
     if codec == 1:
         return zlib.decompress(batch.packed, wbits=31)
-    try:
-        import cramjam  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise MisconfiguredError(
-            f"a record batch is compressed with codec {codec} (2 snappy, 3 lz4, 4 zstd): "
-            "install the Python package cramjam"
-        ) from error
     if codec == 2:
         return _snappy(bytes(batch.packed))
     if codec == 3:
@@ -166,8 +161,6 @@ def _unpacked(batch: Batch) -> Buffer:
 
 def _snappy(packed: bytes) -> bytes:
     """Plain snappy as librdkafka writes it, or the framing of the Java library: blocks of a size and its bytes."""
-    import cramjam
-
     if not packed.startswith(_XERIAL):
         return bytes(cramjam.snappy.decompress_raw(packed))
     position, plain = 16, bytearray()

@@ -37,8 +37,8 @@ from dcdr.settings import ConnectSettings, Credentials, KafkaSettings
 from lab.toolchain.build import Part, Toolchain, ensure, locate
 
 HOST = "127.0.0.1"
-READY_S = 60.0
-"""A broker answers after 3 s on two idle cores; the rest is for busy ones."""
+READY_S = 180.0
+"""A broker answers after 3 s on two idle cores; three took 100 s on two cores with forty processes waiting."""
 AUTHORIZER = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
 CANARY_TOPIC = "dcdr-canary.internal"
 LEDGER_TOPIC = "dcdr-ledger.internal"
@@ -189,14 +189,16 @@ def start(
         path.chmod(0o600)
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     controller, *ports = _free_ports(brokers + 1)
+    java = _java(toolchain)
     try:
+        settings = {node: _properties(kafka, node, port, controller, more) for node, port in enumerate(ports, start=1)}
+        tool = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]
+        formats = [_run([*tool, str(path)], folder / f"format-{node}.log") for node, path in settings.items()]
+        for formatting in formats:
+            if formatting.wait(READY_S):
+                raise RuntimeError(f"a broker's storage could not be formatted: {folder}/format-*.log")
         for node, port in enumerate(ports, start=1):
-            settings = _properties(kafka, node, port, controller, more)
-            java = _java(toolchain)
-            form = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(settings)]
-            with (folder / f"broker-{node}.log").open("wb") as log:
-                subprocess.run(form, stdout=log, stderr=subprocess.STDOUT, check=True, timeout=READY_S)
-                process = subprocess.Popen([*java, "kafka.Kafka", str(settings)], stdout=log, stderr=subprocess.STDOUT)
+            process = _run([*java, "kafka.Kafka", str(settings[node])], folder / f"broker-{node}.log")
             kafka.brokers.append(Broker(node, port, process))
         _await_ready(kafka, brokers)
         _provision(kafka, rules=bool(authorizer), rules_for_app=rules_for_app)
@@ -310,6 +312,11 @@ def _properties(kafka: RealKafka, node: int, port: int, controller: int, more: M
     path.touch(mode=0o600)
     path.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
     return path
+
+
+def _run(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
 
 def _java(toolchain: Toolchain) -> list[str]:

@@ -31,6 +31,15 @@ async def all_group_gates(fence: ProduceFence, gate: Gate) -> None:
     await eventually(check)
 
 
+@pytest.mark.real
+async def test_a_cluster_that_denies_by_default_is_recognised_behind_its_fence_too(real: RealKafkaWorld) -> None:
+    assert (await real.fence.rules()).default_deny is True
+    await real.fence.close_users()
+    await real.fence.freeze_groups()
+    await eventually(lambda: _denied(real.fence, users=True, groups=True))
+    assert (await real.fence.rules()).default_deny is True
+
+
 async def test_rules_tell_what_stands(fence: ProduceFence) -> None:
     rules = await fence.rules()
     assert (rules.authorizer, rules.default_deny) == (True, True)
@@ -181,10 +190,14 @@ async def test_a_cluster_that_allows_what_no_rule_forbids_is_recognised() -> Non
     with running(rules_for_app=False, properties={"allow.everyone.if.no.acl.found": "true"}) as kafka:
         cluster = kafka.cluster()
         await cluster.warm()
-        assert not (await cluster.fence.rules()).default_deny
+        assert (await cluster.fence.rules()).default_deny is False
         # With our own rules standing the default is asked of something they do not speak of.
         await cluster.fence.close_users()
         await cluster.fence.freeze_groups()
         await eventually(lambda: _denied(cluster.fence, users=True, groups=True))
-        assert not (await cluster.fence.rules()).default_deny
+        assert (await cluster.fence.rules()).default_deny is False
+        kafka.allow("app", (ResourceType.TRANSACTIONAL_ID, "*", AclOperation.ALL))
+        assert (await cluster.fence.rules()).default_deny is False
+        kafka.allow("app", (ResourceType.BROKER, "kafka-cluster", AclOperation.IDEMPOTENT_WRITE))
+        assert (await cluster.fence.rules()).default_deny is None, "nothing is left to ask about"
         await cluster.close()
