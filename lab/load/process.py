@@ -43,6 +43,8 @@ class Load:
 
     def start(self, timeout_s: float = START_S) -> Self:
         """Raises: LoadError with the process's own words when it ends or nothing is acknowledged in time."""
+        if (self.out / "run.json").exists():
+            raise LoadError(f"{self.out} already holds a run; give another folder")
         self.out.mkdir(parents=True, exist_ok=True)
         file = self.out / "config.json"
         file.write_text(self.config.model_dump_json(indent=2))

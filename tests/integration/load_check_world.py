@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import secrets
 import threading
-from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from lab.check.model import Demands
 from lab.check.run import Checked, check
 from lab.kafka import delete_rules
 from lab.load.config import Credentials, GroupRole, Kind, LoadConfig
+from lab.load.records import attempt_of
 from tests.contract.kafka_real import RealKafka, start, stop
 
 TOPICS = {
@@ -152,14 +152,15 @@ class Pair:
         """Fence the active side."""
         self.deny(self.active, FENCE)
 
-    def move(self) -> None:
+    def move(self, groups: bool = True) -> None:
         """With the active side fenced: copy, carry the groups over, open the other side, flip the endpoint."""
         source, target = self.active, self.standby
         self.copy()
-        self.deny(source, FREEZE)
-        self._carry_groups(source, target)
+        if groups:
+            self.deny(source, FREEZE)
+            self._carry_groups(source, target)
         self.seeds[target] = {
-            place: offsets[-1] + 1 if offsets else 0 for place, offsets in self.visible(target).items()
+            place: records[-1][0] + 1 if records else 0 for place, records in self.visible(target).items()
         }
         self.allow_again(target)
         self.active = target
@@ -185,11 +186,14 @@ class Pair:
         assert producer.flush(CALL_S) == 0
         self.seeds[source] = last
 
-    def visible(self, name: str) -> dict[Place, list[int]]:
-        """The offsets of all visible records."""
-        found: dict[Place, list[int]] = {(t, p): [] for t, (count, _) in TOPICS.items() for p in range(count)}
+    def visible(self, name: str) -> dict[Place, list[tuple[int, str]]]:
+        """(offset, attempt) of all visible records."""
+        found: dict[Place, list[tuple[int, str]]] = {}
+        for topic, (count, _) in TOPICS.items():
+            found |= {(topic, partition): [] for partition in range(count)}
         for message in self.messages(name, {}):
-            found[(message.topic(), message.partition())].append(message.offset())
+            place = (message.topic(), message.partition())
+            found[place].append((message.offset(), attempt_of(message.headers())))
         return found
 
     def messages(self, name: str, seed: dict[Place, int]) -> Iterator:  # type: ignore[type-arg]
@@ -226,13 +230,16 @@ class Pair:
             moved = []
             for at in stands.topic_partitions:
                 place = (at.topic, at.partition)
-                index = bisect_left(here[place], at.offset) - len(here[place])
-                offsets = there[place]
-                # Counted from the end: what was compacted away is at the front.
-                exact = offsets[index] if index < 0 else (offsets[-1] + 1 if offsets else 0)
-                moved.append(TopicPartition(*place, exact))
+                copies = {attempt: offset for offset, attempt in there[place]}
+                # The next record that both sides hold: what lies between was compacted away on one of them.
+                following = (
+                    copies[attempt] for offset, attempt in here[place] if offset >= at.offset and attempt in copies
+                )
+                end = there[place][-1][0] + 1 if there[place] else 0
+                moved.append(TopicPartition(*place, next(following, end)))
             change = ConsumerGroupTopicPartitions(group, moved)
-            self.kafkas[target].admin().alter_consumer_group_offsets([change])[group].result(CALL_S)
+            written = self.kafkas[target].admin().alter_consumer_group_offsets([change])[group].result(CALL_S)
+            assert [at.error for at in written.topic_partitions] == [None] * len(moved)
 
 
 @dataclass(frozen=True)
