@@ -32,6 +32,7 @@ def main() -> int:
         return 130
     where = {
         Part.KAFKA: toolchain.kafka_classpath,
+        Part.KAFKA_ARCHIVES: toolchain.kafka_archives,
         Part.ETCD: toolchain.etcd,
         Part.TOXIPROXY: toolchain.toxiproxy_server,
         Part.KUBE_APISERVER: toolchain.kube_apiserver,

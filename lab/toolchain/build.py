@@ -4,7 +4,7 @@ Layout of `${DCDR_CACHE:-~/.cache/dcdr}`:
 
     <part>/<key>/        the finished part; it appears by one rename, so it is whole or absent
     <part>/<key>.lock    held while it is being built: a second run waits and then finds it finished
-    <part>/<key>.log     what Maven or Go said; kept only when the build failed
+    <part>/<key>.log     what the tools said; kept only when the build failed
 
 An interrupted build resumes from Maven's local repository and Go's build cache, where all the time goes.
 """
@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from lab.toolchain import archives
+
 RECIPES = Path(__file__).resolve().parent
 SAY_EVERY_S = 10.0
 """Seconds between two lines of progress of one build."""
@@ -49,6 +51,7 @@ class Part(StrEnum):
     """One thing the lab runs. The value is its name on the command line and its folder in the cache."""
 
     KAFKA = "kafka"
+    KAFKA_ARCHIVES = "kafka-archives"
     ETCD = "etcd"
     TOXIPROXY = "toxiproxy"
     KUBE_APISERVER = "kube-apiserver"
@@ -85,6 +88,7 @@ class Toolchain:
 
     java: Path
     kafka_jars: Path
+    kafka_archives: Path
     etcd: Path
     toxiproxy_server: Path
     kube_apiserver: Path
@@ -94,6 +98,14 @@ class Toolchain:
     def kafka_classpath(self) -> str:
         """Give the class path for `java -cp`: every jar of the folder, brokers, tools, Connect and MirrorMaker 2."""
         return f"{self.kafka_jars}/*"
+
+    def sharing(self, main: str) -> tuple[str, ...]:
+        """Give the JVM options with which a main class of Kafka starts from its class archive.
+
+        They do no harm where there is no archive, or one that does not fit: the JVM then starts as if without.
+        """
+        archive = "connect.jsa" if main.startswith("org.apache.kafka.connect.") else "broker.jsa"
+        return (f"-XX:SharedArchiveFile={self.kafka_archives / archive}", "-Xshare:auto", "-Xlog:cds=off")
 
 
 def cache_root() -> Path:
@@ -118,10 +130,12 @@ def ensure(parts: Collection[Part | str] | None = None, progress: Progress | Non
     toolchain = locate()
     if Part.TEMPORAL in wanted and not toolchain.temporal.exists():
         raise ToolchainError(f"{toolchain.temporal} is missing: run `make setup`, it comes with the Python packages")
+    if Part.KAFKA_ARCHIVES in wanted:
+        wanted.append(Part.KAFKA)
     if Part.KAFKA in wanted:
         _need("java", "JDK 17 or later", toolchain.java)
     missing = [part for part in wanted if part is not Part.TEMPORAL and not target(part).exists()]
-    with_maven = [part for part in missing if part not in GO_PROGRAMS]
+    with_maven = [part for part in (Part.KAFKA, Part.KAFKA_ARCHIVES) if part in missing]
     with_go = [part for part in GO_PROGRAMS if part in missing]
     stop = threading.Event()
 
@@ -142,16 +156,20 @@ def ensure(parts: Collection[Part | str] | None = None, progress: Progress | Non
 
 def locate() -> Toolchain:
     """Say where everything is, or would be once built; nothing is built and nothing is checked."""
-    java_home = os.environ.get("JAVA_HOME")
-    java = Path(java_home, "bin", "java") if java_home else Path(shutil.which("java") or "java")
     return Toolchain(
-        java=java,
+        java=_java(),
         kafka_jars=target(Part.KAFKA) / "jars",
+        kafka_archives=target(Part.KAFKA_ARCHIVES),
         etcd=target(Part.ETCD) / Part.ETCD,
         toxiproxy_server=target(Part.TOXIPROXY) / Part.TOXIPROXY,
         kube_apiserver=target(Part.KUBE_APISERVER) / Part.KUBE_APISERVER,
         temporal=Path(sysconfig.get_path("scripts"), "temporal"),
     )
+
+
+def _java() -> Path:
+    java_home = os.environ.get("JAVA_HOME")
+    return Path(java_home, "bin", "java") if java_home else Path(shutil.which("java") or "java")
 
 
 def target(part: Part) -> Path:
@@ -165,12 +183,22 @@ def _key(part: Part) -> str:
         program = GO_PROGRAMS[part]
         recipe: tuple[str, ...] = (program.package, program.version_variable or "", *GO_FLAGS)
         recipe += (platform.system(), platform.machine())
+    elif part is Part.KAFKA_ARCHIVES:
+        # The JVM that wrote an archive is the only one that reads it; `release` tells its exact build.
+        release = _java().resolve().parent.parent / "release"
+        recipe = (str(target(Part.KAFKA)), release.read_text() if release.exists() else str(_java().resolve()))
     else:
         recipe = MAVEN_GOALS
     digest.update(json.dumps(recipe).encode())
-    for file in sorted(path for path in _recipe_folder(part).iterdir() if path.is_file()):
+    for file in _recipe_files(part):
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _recipe_files(part: Part) -> list[Path]:
+    if part is Part.KAFKA_ARCHIVES:
+        return [Path(archives.__file__)]
+    return sorted(path for path in _recipe_folder(part).iterdir() if path.is_file())
 
 
 def _recipe_folder(part: Part) -> Path:
@@ -191,11 +219,12 @@ def _deliver(part: Part, say: Progress, stop: threading.Event) -> None:
         build = _Build(part, scratch, home.with_name(home.name + ".log"), say, stop)
         started = time.monotonic()
         try:
-            build.run()
+            kept_log = not build.run()
             os.rename(scratch, home)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        build.log.unlink(missing_ok=True)
+        if not kept_log:
+            build.log.unlink(missing_ok=True)
         say(f"{part}: done in {time.monotonic() - started:.0f} s")
 
 
@@ -232,12 +261,40 @@ class _Build:
         self._stop = stop
         self._started = time.monotonic()
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Build into the scratch folder.
+
+        Returns: False when only a faster start could not be had: the lab works without the archives.
+        """
         self.log.write_text("")
         if self.part in GO_PROGRAMS:
             self._go(GO_PROGRAMS[self.part])
+        elif self.part is Part.KAFKA_ARCHIVES:
+            return self._archives()
         else:
             self._maven()
+        return True
+
+    def _archives(self) -> bool:
+        self._say(f"{self.part}: starting a broker and a Connect worker once, so that later ones start faster")
+        classpath = f"{target(Part.KAFKA) / 'jars'}/*"
+        try:
+            archives.build(str(_java()), classpath, self._scratch, self.log, self._pause)
+        except ToolchainError:
+            raise
+        except Exception as error:
+            # Whatever it was, only speed is lost. An empty folder stays, so that not every run tries again.
+            for path in self._scratch.glob("*.jsa"):
+                path.unlink()
+            self._say(f"{self.part}: none ({error}; see {self.log}): Kafka and Connect will start without")
+            return False
+        finally:
+            shutil.rmtree(self._scratch / "run", ignore_errors=True)
+        return True
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise ToolchainError(f"{self.part}: given up, because another part failed")
 
     def _maven(self) -> None:
         maven = _need("mvn", "Maven 3.8 or later")

