@@ -191,14 +191,10 @@ def delay(
 
 
 @faults.command("reset")
-def reset_link(
-    links: Links,
-    name: Name = "default",
-    lasting: Annotated[bool, typer.Option(help="Reset all that come as well, until healed.")] = False,
-) -> None:
-    """Reset every connection (TCP RST)."""
+def reset_link(links: Links, name: Name = "default") -> None:
+    """Answer the next data of a connection with TCP RST, until healed."""
     with explained():
-        tell("reset", Lab.open(name).fault.reset(*links, once=not lasting))
+        tell("reset", Lab.open(name).fault.reset(*links))
 
 
 @faults.command()

@@ -165,6 +165,10 @@ class Lab:
         process._entry  # noqa: B018  (asks for its existence)
         return process
 
+    def worker_is_down(self) -> bool:
+        """True where there is no worker at all, too."""
+        return "worker" not in self.process_names or self.process("worker").state is ProcessState.DOWN
+
     @cached_property
     def toxiproxy(self) -> Toxiproxy:
         return Toxiproxy(self.plan.ports["toxiproxy/api"])

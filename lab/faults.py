@@ -83,12 +83,9 @@ class Faults:
             raise UsageError(f"a delay of {ms} ms +- {jitter_ms} ms cannot be: 0 <= jitter <= delay")
         return self._toxic(patterns, "delay", direction, {"latency": ms, "jitter": jitter_ms})
 
-    def reset(self, *patterns: str, once: bool = True) -> list[str]:
-        """Send TCP RST on every connection; unless `once`, also on all that come until the link is healed."""
-        hit = self._toxic(patterns, "reset", Direction.BOTH, {"timeout": 0})
-        if once:
-            self._each(patterns, lambda proxy: self._remove(proxy, "reset", Direction.BOTH))
-        return hit
+    def reset(self, *patterns: str) -> list[str]:
+        """Answer the next data that a connection carries with TCP RST, until the link is healed."""
+        return self._toxic(patterns, "reset", Direction.BOTH, {"timeout": 0})
 
     def heal(self, *patterns: str) -> list[str]:
         """Remove every fault of the links; with no pattern, of all."""
@@ -185,10 +182,6 @@ class Faults:
                 self._proxy.add_toxic(proxy, f"{fault}-{stream}", TOXICS[fault], stream, attributes)
 
         return self._each(patterns, add)
-
-    def _remove(self, proxy: str, fault: str, direction: Direction) -> None:
-        for stream in STREAMS[direction]:
-            self._proxy.remove_toxic(proxy, f"{fault}-{stream}")
 
     def _apply(self, patterns: Iterable[str], work: Callable[[Process], None], expected: ProcessState) -> list[str]:
         hit = self.processes(*patterns)

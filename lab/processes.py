@@ -133,6 +133,14 @@ def end(identities: Iterable[Identity], grace_s: float) -> int:
     return len(ours)
 
 
+def session_of(identity: Identity) -> int | None:
+    """The session leader's pid: of a recorded process itself, and of the children it has started."""
+    try:
+        return os.getsid(identity.pid)
+    except ProcessLookupError:
+        return None
+
+
 def with_token(token: str) -> list[Identity]:
     """Every live process of this user that carries the lab's token."""
     wanted = f"{TOKEN_VARIABLE}={token}".encode()

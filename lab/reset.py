@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from lab import connect, kafka, kube, store, temporal
@@ -27,6 +27,7 @@ from lab.waiting import Say, Steps, wait_for
 
 KEPT_TOPICS = (connect.CONFIGS_TOPIC, connect.OFFSETS_TOPIC, connect.STATUS_TOPIC)
 GONE_LIMIT_S = 30.0
+STOPPING_LIMIT_S = 8.0
 
 
 def reset(name: str, hard: bool, say: Say) -> Lab:
@@ -41,6 +42,9 @@ def reset(name: str, hard: bool, say: Say) -> Lab:
     with home.operation():
         lab = Lab(home)
         _revive(lab, say)
+        if not hard:
+            bring_up_servers(lab, say)
+            _nobody_consumes(lab)
         with home.change() as document:
             document["done"] = []
         if with_worker := "worker" in lab.process_names:
@@ -48,7 +52,6 @@ def reset(name: str, hard: bool, say: Say) -> Lab:
         if hard:
             _wipe(lab, say)
         else:
-            bring_up_servers(lab, say)
             _clean(lab, say)
         return bring_up(lab, with_worker, say)
 
@@ -183,6 +186,28 @@ def _empty_cluster(lab: Lab, member: str) -> str:
 
 def _topics(admin: AdminClient) -> list[str]:
     return [name for name in admin.list_topics(timeout=kafka.REQUEST_LIMIT_S).topics if not name.startswith("__")]
+
+
+def _nobody_consumes(lab: Lab) -> None:
+    """See that no group has members; those that stop right now are waited for.
+
+    Raises: LabError naming the groups that have some.
+    """
+    for member in MEMBERS:
+        admin = lab.admin(member)
+
+        def quiet(admin: AdminClient = admin) -> bool:
+            return not _busy_groups(admin)
+
+        def names(admin: AdminClient = admin) -> str:
+            return f": {', '.join(_busy_groups(admin))}; stop those consumers (killed ones vanish with their session)"
+
+        wait_for(f"{member}: groups without members", quiet, STOPPING_LIMIT_S, every_s=0.3, hint=names)
+
+
+def _busy_groups(admin: AdminClient) -> list[str]:
+    listed = admin.list_consumer_groups(request_timeout=kafka.REQUEST_LIMIT_S).result(kafka.REQUEST_LIMIT_S).valid
+    return [one.group_id for one in listed if one.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)]
 
 
 def _remove_groups(admin: AdminClient, member: str) -> int:

@@ -63,9 +63,19 @@ def bring_up(lab: Lab, with_worker: bool, say: Say) -> Lab:
         toolchain = ensure(progress=say)
     except ToolchainError as error:
         raise LabError(str(error)) from error
+    _end_unrecorded(lab, say)
     _declare(lab, toolchain, with_worker)
     _Start(lab, toolchain, with_worker, say).run()
     return lab
+
+
+def _end_unrecorded(lab: Lab, say: Say) -> None:
+    """A start that was killed between starting a process and noting it left one that holds ports and data."""
+    recorded = {lab.process(name).pid for name in lab.process_names}
+    found = processes.with_token(lab.document["token"])
+    strays = [one for one in found if processes.session_of(one) not in recorded]
+    if processes.end(strays, 5.0):
+        say(f"ended {len(strays)} processes that an earlier start did not note")
 
 
 def _same_shape(lab: Lab, broker_count: int, prefix: str | None) -> None:
@@ -178,6 +188,8 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
     with home.change() as document:
         for name, entry in entries.items():
             document["processes"].setdefault(name, {}).update(entry)
+        if not with_worker and lab.worker_is_down():
+            document["processes"].pop("worker", None)  # not wanted is not the same as broken
     lab.document = home.load()
 
 
