@@ -1,0 +1,43 @@
+"""One real lab for the session; every test finds it at rest, with one side active."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from lab.down import down
+from tests.integration.support import Stage, quietly
+
+KEEP = "DCDR_TEST_LAB"
+"""Name of a lab to use and to leave running, for work on the tests themselves; by default one of our own."""
+
+
+@pytest_asyncio.fixture(scope="session")
+async def the_lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """The lab, up for the whole session."""
+    kept = os.environ.get(KEEP)
+    name = kept or f"t{os.getpid()}"
+    try:
+        yield await Stage.open(name, tmp_path_factory.mktemp("stage"))
+    finally:
+        if not kept:
+            down(name, True, quietly)
+
+
+@pytest_asyncio.fixture
+async def stage(the_lab: Stage) -> Stage:
+    """The lab at rest: fresh, or as the last test left it if that ended with a clean verdict."""
+    await the_lab.ready()
+    return the_lab
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """A folder that remembers which failpoints have fired, for workers that succeed one another."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder

@@ -1,0 +1,66 @@
+"""A worker in which named steps do nothing: `DCDR_MUTANT=drain.prove python -m tests.integration.mutant_worker`.
+
+Guards in other steps that would notice are silenced with it, unless the name ends with `!`. It is the product's worker
+in everything else. What it gets wrong is what the checker has to notice.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from temporalio import activity
+
+from activities import mirror
+from dcdr.model import StepInput, StepResult
+from dcdr.ports import Directory
+from worker import __main__, assembly
+
+
+async def _believe(*_args: object) -> None:
+    """What `mirror.start` asks before it starts: that the seeds read back. This one takes them on trust."""
+
+
+SILENCED: Mapping[str, Callable[[], None]] = {
+    "mirror.seed": lambda: setattr(mirror, "_check_seeded", _believe),
+}
+"""Guards elsewhere in the product that would notice the missing step and stop."""
+
+
+def idle(step: str) -> Callable[..., Any]:
+    """A step of this name that says it is done."""
+
+    @activity.defn(name=step)
+    async def nothing(given: StepInput) -> StepResult:
+        return StepResult(started=datetime.now(UTC), took=timedelta(), entry=given.entry, note="MUTANT: did nothing")
+
+    return nothing
+
+
+def main() -> int:
+    given = os.environ["DCDR_MUTANT"].split(",")
+    missing = [step.removesuffix("!") for step in given]
+    real = assembly.activities_of
+
+    def mutated(directory: Directory) -> list[Callable[..., Any]]:
+        steps = {_name(step): step for step in real(directory)}
+        unknown = set(missing) - set(steps)
+        assert not unknown, f"no such step: {unknown}"
+        return [*(step for name, step in steps.items() if name not in missing), *map(idle, missing)]
+
+    assembly.activities_of = mutated
+    for step in given:
+        SILENCED.get(step, lambda: None)()
+    return __main__.main()
+
+
+def _name(step: Callable[..., Any]) -> str:
+    definition: Any = getattr(step, "__temporal_activity_definition")
+    return str(definition.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
