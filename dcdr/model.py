@@ -201,10 +201,12 @@ class OffsetRange(NamedTuple):
 
 
 class RecordDigest(NamedTuple):
-    """A visible record: its offset, and a digest over key, value, headers and timestamp (not the offset)."""
+    """A visible record: its offset, a digest over key, value, headers and timestamp (not the offset), and one over the
+    key alone, empty where there is no key."""
 
     offset: int
     digest: bytes
+    key: bytes = b""
 
 
 class VisibleRecords(NamedTuple):

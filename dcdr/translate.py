@@ -7,6 +7,7 @@ Offsets of the two clusters are never compared.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,18 +39,24 @@ def place(source: Sequence[RecordDigest], target: Sequence[RecordDigest], target
     ahead = target[len(target) - len(source) :] if len(target) >= len(source) else ()
     if ahead and all(ours.digest == theirs.digest for ours, theirs in zip(source, ahead, strict=True)):
         return Placement(ahead[0].offset, GroupVerdict.EXACT, 0)
-    # A compacted topic may have been cleaned further on one side. The first record still to read that the target
-    # kept decides, provided it stands there once: everything before it was read, or is superseded by a later record.
+    # A compacted topic may have been cleaned further on one side. The first record still to read that the target kept
+    # decides, if it stands there once and comes once: two of the same content could be taken for each other. What is
+    # missing before it must have a later record of its key there; else it is lost, and nobody may skip it silently.
+    coming = Counter(record.digest for record in source)
     places: dict[bytes, list[int]] = {}
     for record in target:
         places.setdefault(record.digest, []).append(record.offset)
     for skipped, record in enumerate(source):
         offsets = places.get(record.digest, [])
-        if len(offsets) == 1:
-            note = "" if skipped == 0 else f"{skipped} records ahead of it were compacted away on the target"
-            return Placement(offsets[0], GroupVerdict.EXACT, 0, note)
-        if len(offsets) > 1:
+        if not offsets:
+            continue
+        if len(offsets) > 1 or coming[record.digest] > 1:
             return None
+        later = {other.key for other in target if other.offset >= offsets[0]}
+        if any(not gone.key or gone.key not in later for gone in source[:skipped]):
+            return None
+        note = f"{skipped} records ahead of it were compacted away on the target" if skipped else ""
+        return Placement(offsets[0], GroupVerdict.EXACT, 0, note)
     return None
 
 

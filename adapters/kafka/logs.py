@@ -10,7 +10,7 @@ from typing import Final
 
 from adapters.kafka import messages
 from adapters.kafka.reader import LogReader, Position
-from adapters.kafka.records import digest
+from adapters.kafka.records import digest, key_digest
 from adapters.kafka.wire import Refused, Wire, together
 from dcdr.model import LogEnds, OffsetRange, RecordDigest, Topic, TopicPartition, VisibleRecords
 
@@ -91,7 +91,7 @@ class KafkaLogs:
             for partition, read in slices.items():
                 end = ranges[partition].end
                 records = taken[partition]
-                records += (RecordDigest(record.offset, digest(record)) for record in read.records)
+                records += (RecordDigest(record.offset, digest(record), key_digest(record)) for record in read.records)
                 if len(records) > limit:
                     del records[limit:], at[partition]
                 elif read.next >= end:

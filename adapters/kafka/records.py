@@ -133,6 +133,11 @@ def digest(record: Record) -> bytes:
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
+def key_digest(record: Record) -> bytes:
+    """16 bytes over the key alone; nothing where the record has none."""
+    return b"" if record.key is None else hashlib.blake2b(record.key, digest_size=16).digest()
+
+
 def _framed(content: bytes | None) -> Sequence[bytes]:
     return (struct.pack(">i", -1),) if content is None else (struct.pack(">i", len(content)), content)
 
