@@ -1,0 +1,126 @@
+"""Where a group resumes: never behind a record it has not read, and exactly where the contents show it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcdr import translate
+from dcdr.model import GroupVerdict, RecordDigest
+from tests.unit.core.logs import Copies, copies
+
+
+def place(log: Copies, position: int, more: int) -> translate.Placement | None:
+    ahead = log.ahead(position)
+    return translate.place(ahead, log.there(len(ahead), more), log.target_end)
+
+
+def unread(log: Copies, position: int) -> set[int]:
+    return {number for number, _ in log.source if number >= position}
+
+
+def resumed(log: Copies, offset: int) -> list[int]:
+    """Numbers of the records a consumer reads on the target from `offset` on."""
+    return [number for number, at in log.target if at >= offset]
+
+
+@given(copies(), st.integers(0, 12), st.integers(0, 20))
+def test_where_both_sides_hold_the_same_records_every_group_is_placed_exactly(
+    log: Copies, position: int, more: int
+) -> None:
+    found = place(log, position, more)
+    assert found is not None
+    assert (found.verdict, found.bound, found.note) == (GroupVerdict.EXACT, 0, "")
+    assert resumed(log, found.offset) == sorted(unread(log, position))
+
+
+@given(copies(compacted=True), st.integers(0, 12), st.integers(0, 20))
+def test_of_a_compacted_log_a_group_misses_only_what_a_later_record_of_its_key_replaces(
+    log: Copies, position: int, more: int
+) -> None:
+    found = place(log, position, more)
+    if found is None:
+        return
+    again = resumed(log, found.offset)
+    assert all(number >= position for number in again), "exact, and yet something is read twice"
+    for number in unread(log, position) - set(again):
+        later = {log.records[other].key for other in again if other > number}
+        assert log.records[number].key in later
+
+
+@given(copies(compacted=True), st.integers(0, 12))
+def test_of_a_compacted_log_the_last_value_of_every_key_is_read(log: Copies, position: int) -> None:
+    found = place(log, position, 20)
+    if found is None:
+        return
+    last = {log.records[number].key: number for number in sorted(unread(log, position))}
+    assert set(last.values()) <= set(resumed(log, found.offset))
+
+
+@given(copies(replayed=True), st.integers(0, 12), st.integers(0, 20))
+def test_a_mirror_that_copied_twice_makes_no_group_skip(log: Copies, position: int, more: int) -> None:
+    found = place(log, position, more)
+    if found is not None:
+        assert unread(log, position) <= set(resumed(log, found.offset))
+
+
+@given(copies(), st.integers(0, 12), st.integers(0, 20), st.data())
+def test_a_record_the_target_lost_is_never_skipped_and_called_exact(
+    log: Copies, position: int, more: int, data: st.DataObject
+) -> None:
+    """Not compacted: retention on the target, or worse. Whatever is missing has nothing that replaces it."""
+    lost = data.draw(st.sets(st.sampled_from(log.target), min_size=1)) if log.target else set()
+    keyless = Copies(log.records, log.source, tuple(held for held in log.target if held not in lost), log.target_end)
+    ahead = [RecordDigest(record.offset, record.digest) for record in keyless.ahead(position)]
+    found = translate.place(ahead, keyless.there(len(ahead), more), log.target_end)
+    if found is not None:
+        held = sorted(number for number, _ in keyless.target if number >= position)
+        assert set(resumed(keyless, found.offset)) >= set(held)
+
+
+def record(offset: int, name: str, key: str = "k") -> RecordDigest:
+    return RecordDigest(offset, name.encode(), key.encode())
+
+
+def test_a_group_at_the_end_resumes_at_the_end_whatever_the_target_holds() -> None:
+    assert translate.place([], [record(3, "x")], 17) == translate.Placement(17, GroupVerdict.EXACT, 0)
+
+
+def test_a_group_is_placed_at_the_first_record_the_cleaner_left_and_says_so() -> None:
+    ahead = [record(4, "old"), record(9, "other", "o"), record(12, "new")]
+    found = translate.place(ahead, [record(40, "read", "r"), record(41, "other", "o"), record(45, "new")], 46)
+    assert found is not None
+    assert (found.offset, found.verdict) == (41, GroupVerdict.EXACT)
+    assert found.note == "1 records ahead of it were compacted away on the target"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "there"),
+    [
+        ([record(1, "a")], []),
+        ([record(1, "a")], [record(1, "b")]),
+        # its replacement is on the source only
+        ([record(1, "a", "lost"), record(2, "b")], [record(1, "z"), record(2, "b")]),
+        # the same content twice: which of the two is it?
+        ([record(1, "a"), record(2, "b")], [record(1, "a"), record(2, "a"), record(3, "c")]),
+        ([record(1, "a"), record(2, "a"), record(3, "b")], [record(7, "a"), record(8, "c")]),
+        # records without a key replace nothing
+        ([record(1, "a", ""), record(2, "b", "")], [record(1, "z", ""), record(2, "b", "")]),
+    ],
+    ids=["empty target", "other content", "lost key", "twice there", "twice to come", "no keys"],
+)
+def test_what_the_contents_do_not_show_is_not_guessed(ahead: list[RecordDigest], there: list[RecordDigest]) -> None:
+    assert translate.place(ahead, there, 99) is None
+
+
+@given(st.none() | st.integers(0, 30), st.integers(0, 10), st.integers(0, 20))
+def test_without_proof_the_mirrors_own_value_counts_and_never_one_outside_the_log(
+    mm2: int | None, start: int, length: int
+) -> None:
+    found = translate.fallback(mm2, start, start + length)
+    inside = mm2 is not None and start <= mm2 <= start + length
+    assert found.offset == (mm2 if inside else start)
+    assert found.verdict is GroupVerdict.APPROXIMATE
+    assert found.bound == start + length - found.offset
+    assert found.note == ("the mirror's own checkpoint" if inside else "no checkpoint: from the start")
