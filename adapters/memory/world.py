@@ -333,6 +333,10 @@ class MemoryWorld:
             if not stalled:
                 world.settle([e.value for e in waiting if e.offset >= at and e.value is not None], "acked")
 
+    def leader(self, dc: str, topic: str, partition: int) -> int:
+        """The broker that leads a partition."""
+        return self._file.look().clusters[dc].topics[topic].partitions[partition].leader
+
     def move_leader(self, dc: str, topic: str, partition: int, broker: int) -> None:
         """An election: the leader epoch grows."""
         with self._file.change() as world:
