@@ -168,10 +168,9 @@ move_groups() {
     awk -F'[: ]' 'NR == FNR {end[$1 " " $2] = $3; next} ($2 " " $3) in end {print $1 "," $2 "," $3 "," end[$2 " " $3]}' \
         "$WORK/ends" "$WORK/at-the-end" >"$WORK/groups.csv"
     [[ -s $WORK/groups.csv ]] || return 0
-    local names=()
+    local names=() arguments=() one
     mapfile -t names < <(cut -d, -f1 "$WORK/groups.csv" 2>/dev/null | sort -u)
-    local arguments=()
-    for name in "${names[@]}"; do arguments+=(--group "$name"); done
+    for one in "${names[@]}"; do arguments+=(--group "$one"); done
     # With one group the tool wants the file without that column.
     if [[ ${#names[@]} -eq 1 ]]; then sed -i 's/^[^,]*,//' "$WORK/groups.csv"; fi
     tool consumer.group.ConsumerGroupCommand --bootstrap-server "$TARGET_KAFKA" --command-config "$ADMIN" \
