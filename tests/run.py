@@ -23,7 +23,8 @@ BIN = ROOT / ".venv" / "bin"
 SLOWEST = 15
 DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 40 * 60}
 """Seconds before a phase counts as hung. The cold build of kube-apiserver on a busy machine is what needs most."""
-VERBOSITY = {"tests/unit": "-q"}
+OPTIONS = {"tests/unit": ["-q"], "tests/workflows": ["-q", "-n", "4", "--dist", "worksteal"]}
+"""A workflow test mostly waits (for a heartbeat that will not come), so four run side by side on two cores."""
 WITH_SERVERS = ("tests/contract", "tests/integration")
 
 
@@ -73,7 +74,7 @@ class Run:
             report = Path(scratch, "report.xml")
             phase = self.do(
                 folder,
-                [BIN / "pytest", VERBOSITY.get(folder, "-v"), folder, f"--junitxml={report}"],
+                [BIN / "pytest", *OPTIONS.get(folder, ["-v"]), folder, f"--junitxml={report}"],
                 DEADLINE_S["suite"],
             )
             if report.exists():
