@@ -7,13 +7,14 @@ connection uses Temporal's own profile (`temporalio.envconfig`) and is not repea
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dcdr.errors import MisconfiguredError
 
@@ -97,11 +98,32 @@ class MirrorSettings(_Section):
     checkpoint_connector: str = "mm2-checkpoint.{source}-to-{target}"
     heartbeat_connector: str = "mm2-heartbeat.{source}-to-{target}"
 
+    @field_validator("*")
+    @classmethod
+    def _tells_directions_apart(cls, template: str) -> str:
+        try:
+            there, back = template.format(source="a", target="b"), template.format(source="b", target="a")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError("a name may hold {source} and {target}, and no other braces") from error
+        if there == back:
+            raise ValueError("both directions would have the same connector: put {source} and {target} into the name")
+        return template
+
 
 class GroupSettings(_Section):
     """Consumer groups to carry over: all, except names that match `exclude` fully (regular expressions)."""
 
     exclude: tuple[str, ...] = (r"connect-.*", r"__.*", r"dcdr-.*")
+
+    @field_validator("exclude")
+    @classmethod
+    def _readable(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return patterns
 
 
 class ScopeSettings(_Section):
@@ -174,14 +196,16 @@ class Settings(BaseSettings):
             raise MisconfiguredError(
                 f"cannot read settings {path}: {error.strerror}; pass --settings or set DCDR_SETTINGS"
             ) from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise MisconfiguredError(f"{path} is not YAML: {error}") from error
-        if not isinstance(document, dict):
+        if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
             raise MisconfiguredError(f"{path}: expected a mapping with the key `scopes` at the top")
         try:
             return cls(**document)
+        except SettingsError as error:
+            raise MisconfiguredError(f"{path} with the environment's DCDR_ variables: {error}") from error
         except ValidationError as error:
-            raise MisconfiguredError(_readable(path, error)) from error
+            raise MisconfiguredError(_explained(path, error)) from error
 
 
 def settings_path(given: Path | None) -> Path:
@@ -193,9 +217,16 @@ def settings_path(given: Path | None) -> Path:
     raise MisconfiguredError("no settings file: pass --settings FILE or set DCDR_SETTINGS")
 
 
-def _readable(path: Path, error: ValidationError) -> str:
+def _explained(path: Path, error: ValidationError) -> str:
     def line(item: Any) -> str:
         place = ".".join(str(part) for part in item["loc"]) or "top level"
-        return f"  {place}: {item['msg']}"
+        return f"  {place}: {item['msg']}{_from_environment(item['loc'])}"
 
     return "\n".join([f"{path} is not a valid settings file:", *(line(item) for item in error.errors())])
+
+
+def _from_environment(place: tuple[int | str, ...]) -> str:
+    """A note where a variable overrides the value at `place`, or what it stands in."""
+    names = {"DCDR_" + "__".join(map(str, place[:depth])).upper() for depth in range(1, len(place) + 1)}
+    found = sorted(name for name in os.environ if name.upper() in names)
+    return f" (set by {' and '.join(found)} in the environment)" if found else ""
