@@ -262,7 +262,7 @@ def _endpoint(endpoint: EndpointView, lease: LeaseRecord, source: str) -> list[F
 def _cluster(name: str, view: MemberView) -> list[Finding]:
     found = []
     if not view.brokers:
-        found.append(_block("cluster", f"{name} has no live broker", "", Severity.RETRY))
+        found.append(_block("cluster", f"{name} has no live broker", "start its brokers", Severity.RETRY))
     if not view.rules.authorizer:
         return [
             *found,
