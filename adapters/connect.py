@@ -50,7 +50,7 @@ class ConnectControl:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._dc = dc
-        self._url = settings.url.rstrip("/")
+        self._url = _checked(dc, settings.url)
         self._http = httpx.AsyncClient(
             base_url=self._url,
             auth=_auth(settings.credentials),
@@ -178,7 +178,7 @@ class ConnectControl:
     async def _json(self, method: str, path: str, what: str, **request: Any) -> dict[str, Any]:
         try:
             answer = await self._http.request(method, path, **request)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise UnreachableError(
                 f"Connect of {self._dc} at {self._url} did not answer ({what}: {str(error) or type(error).__name__}); "
                 "whether it took effect is unknown. Look at the workers, and at the way there"
@@ -271,6 +271,17 @@ def _words(answer: httpx.Response) -> str:
 
 def _path(connector: str) -> str:
     return f"/connectors/{quote(connector, safe='')}"
+
+
+def _checked(dc: str, url: str) -> str:
+    """Raises: MisconfiguredError for what no request could be sent to; it would look like a server that is away."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise MisconfiguredError(f"connect.url of {dc}: {url!r} is no URL ({error})") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise MisconfiguredError(f"connect.url of {dc}: {url!r} should look like http://host:8083")
+    return url.rstrip("/")
 
 
 def _auth(credentials: Credentials | None) -> httpx.Auth | None:

@@ -47,6 +47,8 @@ class KubernetesEndpoint:
     """
 
     def __init__(self, settings: KubernetesEndpointSettings, members: Mapping[str, Sequence[str]]) -> None:
+        if not settings.api_server.startswith(("http://", "https://")):
+            raise MisconfiguredError(f"endpoint.api_server: {settings.api_server!r} should look like https://host:6443")
         self._settings = settings
         self._members = {dc: _split(dc, addresses) for dc, addresses in members.items()}
         self._timeout = settings.request_timeout.total_seconds()

@@ -34,6 +34,7 @@ async def test_every_field_survives_the_store(lease_world: LeaseWorld) -> None:
         lease_world,
         epoch=2**61,
         seq=7,
+        turn=3,
         phase=Phase.DRAINING,
         op_id="op-1",
         op_source="dc-a",
@@ -41,6 +42,7 @@ async def test_every_field_survives_the_store(lease_world: LeaseWorld) -> None:
         deadline=datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC),
         ledger="ab" * 32,
     )
+    assert full.model_fields_set == set(LeaseRecord.model_fields), "a new field belongs here, too"
     await lease_world.store.bootstrap(full)
     found = await lease_world.store.read(lease_world.scope)
     assert found is not None

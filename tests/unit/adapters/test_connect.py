@@ -197,3 +197,9 @@ def test_a_state_we_do_not_know_is_nothing_to_rely_on(entry: dict[str, Any]) -> 
 def test_offsets_of_another_kind_of_connector_are_refused() -> None:
     with pytest.raises(MisconfiguredError, match="right connector"):
         read_offsets({"offsets": [{"partition": {"filename": "x"}, "offset": {"position": 3}}]})
+
+
+@pytest.mark.parametrize("url", ["connect:8083", "http://", "ftp://connect", "http://connect:port"])
+def test_an_address_nothing_can_be_sent_to_is_refused_at_once(url: str) -> None:
+    with pytest.raises(MisconfiguredError, match=r"connect\.url of dc-b"):
+        ConnectControl("dc-b", ConnectSettings(url=url, group_id="connect"))
