@@ -42,10 +42,11 @@ class Cluster:
 
 @dataclass
 class ClusterLog:
-    """What one data center holds."""
+    """What one data center holds; read up to `ends` (the offset of each partition that was not read any more)."""
 
     records: dict[Place, list[Seen]] = field(default_factory=dict)
     blocked: list[Place] = field(default_factory=list)
+    ends: dict[Place, int] = field(default_factory=dict)
 
 
 def cluster_id(cluster: Cluster) -> str:
@@ -63,8 +64,10 @@ def _ends(admin: AdminClient, places: Iterable[Place], isolation: IsolationLevel
     return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
 
 
-def read(cluster: Cluster, topics: Iterable[str], number_of: Callable[[str], int | None]) -> ClusterLog:
-    """Read all partitions of some topics up to where they end now.
+def read(
+    cluster: Cluster, topics: Iterable[str], number_of: Callable[[str], int | None], known: ClusterLog | None = None
+) -> ClusterLog:
+    """Read all partitions of some topics up to where they end now; with `known`, only what came since, added to it.
 
     `number_of` turns an attempt id into its number. A transaction that is open gets 20 s to end; after that the
     partition is reported as blocked and read up to it.
@@ -73,13 +76,15 @@ def read(cluster: Cluster, topics: Iterable[str], number_of: Callable[[str], int
     """
     admin = AdminClient(dict(cluster.settings))
     try:
-        known = admin.list_topics(timeout=CALL_S).topics
-        missing = [topic for topic in topics if topic not in known]
+        there = admin.list_topics(timeout=CALL_S).topics
+        missing = [topic for topic in topics if topic not in there]
         if missing:
             names = ", ".join(sorted(missing))
             raise ReadError(f"{cluster.name} has no topic {names}: the run was not written for this estate")
-        places = [(topic, partition) for topic in topics for partition in known[topic].partitions]
-        log = ClusterLog({place: [] for place in places})
+        places = [(topic, partition) for topic in topics for partition in there[topic].partitions]
+        log = known or ClusterLog()
+        for place in places:
+            log.records.setdefault(place, [])
         deadline = time.monotonic() + SETTLE_S
         while True:
             ends = _ends(admin, places, IsolationLevel.READ_COMMITTED)
@@ -89,6 +94,7 @@ def read(cluster: Cluster, topics: Iterable[str], number_of: Callable[[str], int
                 break
             time.sleep(LOOK_AGAIN_S)
         _read_up_to(cluster, ends, log, number_of)
+        log.ends = ends
     except KafkaException as error:
         raise ReadError(f"{cluster.name} could not be read: {error}") from None
     return log
@@ -112,10 +118,11 @@ def _read_up_to(
             "fetch.message.max.bytes": 4_194_304,
         }
     )
-    unread = {place for place, end in ends.items() if end > 0}
+    starts = {place: log.ends.get(place, 0) for place in ends}
+    unread = {place for place, end in ends.items() if end > starts[place]}
     # A partition is read when the position is past its last visible record; markers are skipped, so only the
     # end-of-partition event tells, and it must not come from an end that lies before the one wanted.
-    consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in unread])
+    consumer.assign([TopicPartition(*place, starts[place]) for place in unread])
     progress = time.monotonic()
     try:
         while unread:
@@ -136,7 +143,7 @@ def _read_up_to(
                     continue
                 offset = message.offset() or 0
                 if offset >= ends[place]:
-                    unread.discard(place)
+                    unread.discard(place)  # written after the end was fixed
                     continue
                 key = message.key()
                 headers = cast(list[Header] | None, message.headers())

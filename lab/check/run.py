@@ -11,10 +11,10 @@ from typing import Any
 
 from lab.check.judge import judge
 from lab.check.logs import Cluster, ClusterLog, ReadError, cluster_id, read
-from lab.check.model import Demands, Evidence, Verdict
+from lab.check.model import Demands, Evidence, Outcome, Verdict
 from lab.check.runs import Labels, Runs, read_runs
 from lab.load.config import Kind
-from lab.load.outage import Outage, outages, read_acks
+from lab.load.outage import Ack, Outage, outages
 
 CATCH_UP_LOOK_S = 0.5
 
@@ -74,7 +74,7 @@ def check(
         mark = time.monotonic()
         verdict = judge(_evidence(runs, logs, active), demands)
         seconds["judging"] = round(time.monotonic() - mark, 3)
-        moves = tuple(move for folder in folders for move in outages(read_acks(folder)))
+        moves = tuple(outages(_acks(runs)))
     finally:
         if enabled:
             gc.enable()
@@ -101,13 +101,24 @@ def _wait_for_standby(
         while time.monotonic() < deadline:
             held = logs[cluster.name].records
             behind = [
-                place for place, last in wanted.items() if all(last != seen.attempt for seen in held[place][-100:])
+                place
+                for place, last in wanted.items()
+                if all(last != seen.attempt for seen in held.get(place, [])[-100:])
             ]
             if not behind:
                 break
             say(f"{len(behind)} partitions of {cluster.name} are not complete yet; waiting for the mirror")
             time.sleep(CATCH_UP_LOOK_S)
-            logs[cluster.name] = read(cluster, runs.topics, runs.names.number)
+            logs[cluster.name] = read(cluster, runs.topics, runs.names.number, logs[cluster.name])
+
+
+def _acks(runs: Runs) -> list[Ack]:
+    """What the followers were told, in the words of the outage's measurement."""
+    return [
+        Ack(attempt.sent_ns, attempt.settled_ns, attempt.dc, attempt.producer)
+        for attempt in runs.attempts.values()
+        if attempt.outcome is Outcome.OK and attempt.producer not in runs.pinned
+    ]
 
 
 def _evidence(runs: Runs, logs: Mapping[str, ClusterLog], active: str) -> Evidence:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from lab.load.config import LoadConfig
 from lab.load.runner import LoadError
 
-START_S = 30.0
+START_S = 60.0
 STOP_S = 90.0
 POLL_S = 0.02
 _ROOT = Path(__file__).resolve().parents[2]
