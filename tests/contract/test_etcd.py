@@ -241,3 +241,20 @@ async def test_a_watch_from_a_compacted_revision_gives_what_stands(
     async with asyncio.timeout(10):
         (found,) = await collect(etcd_client.watch(key, revisions[0]), 1)
     assert found.value == KeyValue(b"3", revisions[-1])
+
+
+async def test_a_watch_outlives_the_loss_of_the_quorum(healed: EtcdCluster, etcd_client: EtcdClient, key: str) -> None:
+    """A member without a leader would keep a plain watch silent for ever."""
+    revisions = await write(etcd_client, key, [b"1"])
+    watcher = EtcdClient(healed.endpoints[:1], timeout=timedelta(seconds=2))
+    watch = asyncio.create_task(collect(watcher.watch(key, revisions[0]), 2))
+    async with asyncio.timeout(60):
+        for member in healed.members[1:]:
+            member.kill()
+        with pytest.raises(UnreachableError):
+            await etcd_client.get(key)
+        healed.heal()
+        revisions += await write(etcd_client, key, [b"2"])
+        found = await watch
+    await watcher.close()
+    assert [change.value for change in found] == [KeyValue(b"1", revisions[0]), KeyValue(b"2", revisions[1])]
