@@ -220,7 +220,7 @@ class Transition:
         return self._report(operation, Outcome.DONE, entry=entry)
 
     async def _let_groups_in(self, order: StepInput) -> None:
-        await self._do(steps.LAGGING, GroupActivities.carry_lagging, order, policies.FORWARD)
+        await self._do(steps.LAGGING, GroupActivities.carry_lagging, order, policies.READING)
         await self._do(steps.OPEN_GROUPS, FenceActivities.let_groups_in, order, policies.FORWARD)
 
     async def _seed_the_mirror(self, order: StepInput) -> None:
