@@ -34,7 +34,9 @@ UNRETRIED_NS = 80_000_000
 that is the answer to the first send, so nothing was written. A later one may be the answer to a repetition whose first
 answer was lost: that record may be in the log."""
 
-DELIVERY_TIMEOUT_MS = 10_000
+DELIVERY_TIMEOUT_MS = 30_000
+"""Long: when librdkafka gives up one record it may send those behind it once more under a new epoch, and a broker on a busy
+machine was seen to take 10 s for an answer."""
 LOOK_TIMEOUT_S = 2.0
 
 

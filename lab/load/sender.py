@@ -30,7 +30,7 @@ TRY_AT_MOST_NS = 500_000_000
 UNREACHABLE_NS = 100_000_000
 BURST_S = 0.05
 OUTSTANDING_UNKEYED = 2000
-DRAIN_S = 15.0
+DRAIN_S = 34.0
 """Longer than a delivery timeout: when a run is stopped every record has its answer, unless a server is dark."""
 
 
