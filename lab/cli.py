@@ -192,7 +192,7 @@ def delay(
 
 @faults.command("reset")
 def reset_link(links: Links, name: Name = "default") -> None:
-    """Answer the next data of a connection with TCP RST, until healed."""
+    """Answer data with TCP RST, until healed (what is open already is closed in order)."""
     with explained():
         tell("reset", Lab.open(name).fault.reset(*links))
 

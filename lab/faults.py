@@ -84,7 +84,10 @@ class Faults:
         return self._toxic(patterns, "delay", direction, {"latency": ms, "jitter": jitter_ms})
 
     def reset(self, *patterns: str) -> list[str]:
-        """Answer the next data that a connection carries with TCP RST, until the link is healed."""
+        """Until healed, answer the first data of a new connection with TCP RST; open ones close with their next data.
+
+        The fault proxy decides at the start of a connection whether its end will be a reset.
+        """
         return self._toxic(patterns, "reset", Direction.BOTH, {"timeout": 0})
 
     def heal(self, *patterns: str) -> list[str]:

@@ -13,8 +13,8 @@ from lab.processes import ProcessState
 from lab.toolchain.build import locate
 from lab.waiting import wait_for
 
-BROKER_START_S, CONNECT_START_S, SERVER_START_S = 90.0, 120.0, 60.0
-"""Limits, several times what an idle machine with two cores needs: others may be busy on it."""
+BROKER_START_S, CONNECT_START_S, SERVER_START_S = 180.0, 240.0, 120.0
+"""Limits, many times what an idle machine with two cores needs (10, 12 and 6 s): others may be busy on it."""
 
 
 def probe(lab: Lab, name: str) -> tuple[Callable[[], bool], float]:
