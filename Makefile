@@ -52,7 +52,8 @@ packages:
 	$(PIP) --no-deps --no-build-isolation --editable .; \
 	rm -f .venv/.installed-*; touch $(STAMP)
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Not compiled beforehand: of the thousands of modules of some packages few are ever imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: machine
 machine:
