@@ -19,7 +19,7 @@ from adapters.kafka.positions import LANE as POSITIONS_LANE
 from adapters.kafka.positions import KafkaMirrorPositions
 from adapters.kafka.tail import WARM
 from adapters.kafka.transactions import KafkaTransactions
-from adapters.kafka.wire import ACT, LOOK, REQUEST_TIMEOUT, Wire
+from adapters.kafka.wire import ACT, LOOK, REQUEST_TIMEOUT, Wire, secret
 from dcdr.errors import DcdrError
 from dcdr.settings import ConnectSettings, Credentials, KafkaSettings
 
@@ -60,21 +60,22 @@ class KafkaCluster:
         self.positions = KafkaMirrorPositions(self._wire, connect.offsets_topic)
         self._watched = (settings.canary_topic, settings.ledger_topic, connect.offsets_topic)
         self._background: set[asyncio.Task[None]] = set()
+        self._problems: tuple[str, ...] = ()
+        self.is_warm = False
+        """The last look at the connections and tails found all of them working."""
 
     async def warm(self) -> None:
-        """Connect, read the tails to their ends, and keep all of it warm from now on.
+        """Connect, read the tails to their ends, and keep all of it warm from now on, also when this attempt fails.
 
         Raises: UnreachableError when no broker answers; MisconfiguredError when a topic is missing or a user refused.
         """
-        await self._connect()
-        await self.ledger.warm(WARM)
-        await self.positions.keep_up(WARM)
         if not self._background:
             for name, interval, work in (
                 ("positions", KEEP_UP, self.positions.keep_up),
-                ("connections", KEEP_CONNECTED, self._reconnect),
+                ("connections", KEEP_CONNECTED, self._warm),
             ):
                 self._background.add(asyncio.create_task(self._repeat(work, interval), name=f"{self._dc} {name}"))
+        await self._warm()
 
     async def close(self) -> None:
         tasks, self._background = self._background, set()
@@ -85,15 +86,19 @@ class KafkaCluster:
         await self._canary.close()
         await self._wire.close()
 
-    async def _reconnect(self) -> None:
-        await self._connect()
-        await self.ledger.keep_up()
-
-    async def _connect(self) -> None:
-        await self._wire.warm((LOOK, ACT, LEDGER_LANE, POSITIONS_LANE))
+    async def _warm(self) -> None:
+        self.is_warm = False
+        problems = await self._wire.warm((LOOK, ACT, LEDGER_LANE, POSITIONS_LANE))
         # Their ids too: a tail starts over when somebody has created its topic anew.
         await self._wire.metadata(self._watched)
-        await self._canary.warm((LOOK,))
+        problems += await self._canary.warm((LOOK,))
+        if problems != self._problems:
+            for problem in problems:
+                log.warning("%s", problem)
+            self._problems = problems
+        await self.ledger.warm(WARM)
+        await self.positions.keep_up(WARM)
+        self.is_warm = not problems
 
     async def _repeat(self, work: Any, interval: timedelta) -> None:
         """For ever: trouble is said once, and again when it is over, not at every round."""
@@ -126,6 +131,6 @@ class KafkaCluster:
             values |= {
                 "sasl.mechanism": "PLAIN",
                 "sasl.username": admin.username,
-                "sasl.password": admin.password_file.read_text().rstrip("\r\n"),
+                "sasl.password": secret(self._dc, admin).decode(),
             }
         return Producer(values)

@@ -69,13 +69,11 @@ class KafkaLedger:
         return {key: body for key, body in found.items() if body is not None}
 
     async def warm(self, within: timedelta) -> None:
-        """Read the topic, and let the producer find the brokers and its id: 500 ms that no outage should see."""
-        await self._tail.catch_up(within)
-        await asyncio.to_thread(self._warm_producer)
+        """Read the topic, and let the producer find the brokers and its id: 500 ms that no outage should see.
 
-    async def keep_up(self) -> None:
-        """Read what is new, and keep the producer's connection from being closed as idle."""
-        await self._tail.catch_up()
+        Again now and then: brokers close idle connections.
+        """
+        await self._tail.catch_up(within)
         await asyncio.to_thread(self._warm_producer)
 
     async def close(self) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,11 +28,9 @@ from adapters.kafka.trouble import (
     UNKNOWN_TOPIC_OR_PARTITION,
     refusal,
 )
-from dcdr.errors import DcdrError, InvalidRequestError, MisconfiguredError, TransientError, UnreachableError
+from dcdr.errors import InvalidRequestError, MisconfiguredError, TransientError, UnreachableError
 from dcdr.model import TopicPartition
 from dcdr.settings import Credentials
-
-log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT: Final = timedelta(seconds=2)
 """For one request, connecting included."""
@@ -422,23 +419,22 @@ class Wire:
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    async def warm(self, lanes: Iterable[str] = (LOOK, ACT)) -> None:
-        """Connect to every broker on each lane; a broker that is down is no error here, unless all are."""
+    async def warm(self, lanes: Iterable[str] = (LOOK, ACT)) -> tuple[str, ...]:
+        """Connect to every broker on each lane, and ask something on the connections there are: a dead one is found.
+
+        Returns: what is wrong with single brokers, in words. Raises: UnreachableError when no broker answers at all.
+        """
         await self.metadata()
-        wanted = [(self._address(node), lane) for node in self.known_nodes for lane in lanes]
 
-        async def connect(address: Address, lane: str) -> None:
-            async with asyncio.timeout(self._timeout):
-                await self._connection(address, lane)
+        async def probe(node: int, lane: str) -> str | None:
+            try:
+                await self.call(node, _hello(), lane=lane)
+            except TransientError as error:
+                return str(error)
+            return None
 
-        results = await asyncio.gather(*(connect(*each) for each in wanted), return_exceptions=True)
-        for (address, lane), result in zip(wanted, results, strict=True):
-            if isinstance(result, DcdrError) and not isinstance(result, TransientError):
-                raise result
-            if isinstance(result, BaseException):
-                log.warning(
-                    "%s: no connection to %s for %s: %s", self.dc, address, lane, str(result) or type(result).__name__
-                )
+        found = await together(probe(node, lane) for node in self.known_nodes for lane in lanes)
+        return tuple(dict.fromkeys(problem for problem in found if problem is not None))
 
     async def close(self) -> None:
         connections = tuple(self._connections.values())
@@ -489,12 +485,12 @@ class Wire:
         return connection
 
     async def _greet(self, connection: Connection, where: str) -> None:
-        offered = await connection.ask(messages.API_VERSIONS(client_software_name="dcdr", client_software_version="0"))
+        offered = await connection.ask(_hello())
         if missing := messages.unsupported(offered):
             raise MisconfiguredError(f"{self.dc}: {where} is no Kafka 4.x: it lacks {', '.join(missing)}")
         if self._credentials is None:
             return
-        user, password = self._credentials.username, _secret(self.dc, self._credentials)
+        user, password = self._credentials.username, secret(self.dc, self._credentials)
         shaken = await connection.ask(messages.SASL_HANDSHAKE(mechanism="PLAIN"))
         if shaken.error_code:
             raise MisconfiguredError(
@@ -529,7 +525,8 @@ async def both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
     return results[0], results[1]
 
 
-def _secret(dc: str, credentials: Credentials) -> bytes:
+def secret(dc: str, credentials: Credentials) -> bytes:
+    """The password, read anew each time: it may have been rotated. Raises: MisconfiguredError naming the file."""
     try:
         return credentials.password_file.read_bytes().rstrip(b"\r\n")
     except OSError as error:
@@ -537,6 +534,10 @@ def _secret(dc: str, credentials: Credentials) -> bytes:
             f"{dc}: cannot read the password of {credentials.username!r} "
             f"from {credentials.password_file}: {error.strerror}"
         ) from error
+
+
+def _hello() -> Message:
+    return messages.API_VERSIONS(client_software_name="dcdr", client_software_version="1")
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -6,7 +6,7 @@ import struct
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.kafka.messages import MemoryRecordsBuilder
@@ -72,6 +72,7 @@ plain = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(plain, min_size=1, max_size=20), st.integers(0, 2**60), st.sampled_from([0, 1]))
 def test_what_was_packed_is_unpacked(content: list[Plain], base: int, codec: int) -> None:
     (only,) = batches(batch(content, base, codec=codec))
@@ -83,6 +84,7 @@ def test_what_was_packed_is_unpacked(content: list[Plain], base: int, codec: int
     assert list(records(only)) == expected
 
 
+@settings(deadline=None)
 @given(plain, plain)
 def test_a_digest_is_equal_just_when_the_records_are(one: Plain, other: Plain) -> None:
     (first,), (second,) = (list(records(next(batches(batch([p]))))) for p in (one, other))
@@ -126,6 +128,7 @@ class Step(NamedTuple):
     act: str
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.builds(Step, st.integers(0, 2), st.sampled_from(["write", "begin", "commit", "abort"])), max_size=60)
 )
