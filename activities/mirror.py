@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from temporalio import activity
 
 from activities.book import LedgerBook
-from activities.step import Steps, Stopwatch, both
-from dcdr import drain
+from activities.cut import transactional_ids
+from activities.step import Steps, Stopwatch, both, settle_groups
+from dcdr import drain, lease
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.lease import Standing
-from dcdr.model import Connector, LeaseRecord, Phase, StepInput, StepResult, TopicPartition
+from dcdr.model import Connector, LeaseRecord, StepInput, StepResult, TopicPartition
 from dcdr.plan import mirror_of
 from dcdr.ports import Directory, Member
 
@@ -37,7 +38,9 @@ class MirrorActivities(Steps):
         """Stop the retiring direction's checkpoint connector: running, it may rewind an offset just written."""
 
         async def correct(record: LeaseRecord) -> None:
-            if record.op_id is None and record.holder == step.operation.source and record.phase is Phase.OPEN:
+            if record.op_id is None:  # else the operation's own steps let consumers in, at their time
+                await settle_groups(target.fence, record, target.name)
+            if lease.users_may_write(record, step.operation.source):  # undone, or on its way to be
                 await target.connect.resume(mirror.checkpoint_connector)
 
         async with self.holding(step.operation, Standing.DRAINING, correct=correct) as scope:
@@ -86,6 +89,9 @@ class MirrorActivities(Steps):
             )
             await asyncio.gather(*(target.connect.stop(name) for name in names))
             await _until(target, names, lambda c: c.stopped, "STOPPED without tasks")
+            # Fenced once more: a restart between the handover and the stop would have made a task that may write, and
+            # a worker cut off from its group does not know of the stop.
+            await target.transactions.fence(await transactional_ids(target, mirror.source_connector))
             return StepResult(**watch.so_far(), note=f"{mirror} stopped", counts={"connectors": len(names)})
 
     @activity.defn(name="mirror.seed")
