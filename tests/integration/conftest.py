@@ -17,12 +17,12 @@ KEEP = "DCDR_TEST_LAB"
 
 
 @pytest_asyncio.fixture(scope="session")
-async def the_lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def the_lab() -> AsyncIterator[Stage]:
     """The lab, up for the whole session."""
     kept = os.environ.get(KEEP)
     name = kept or f"t{os.getpid()}"
     try:
-        yield await Stage.open(name, tmp_path_factory.mktemp("stage"))
+        yield await Stage.open(name)
     finally:
         if not kept:
             down(name, True, quietly)

@@ -29,7 +29,7 @@ def _done(report: TransitionReport | None) -> TransitionReport:
 async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(stage: Stage) -> None:
     here, there = stage.here(), stage.there()
     link = f"{there}->{here}:kafka"
-    async with stage.worker(mutant=(steps.DRAIN.name,), DCDR_DRAIN__ENTRY_LAG_LIMIT="10000000"):
+    async with stage.worker(mutant=(steps.DRAIN.name,), settings={"DCDR_DRAIN__ENTRY_LAG_LIMIT": "10000000"}):
         async with stage.load(rate=2500.0, groups={}) as load:
             stage.lab.fault.cut(link)
             await stage.flowing(load, here, PLANTED + 2000)
@@ -70,7 +70,7 @@ async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(stage: 
         second = await stage.start(here)  # a worker with the step finishes what was left, then goes back
         report = stage.done(await stage.ended(second), here)
     assert report.recovered
-    stage.moves = len((await stage.judge()).moves)
+    stage.moves += 1
     await stage.clean()
 
 

@@ -19,6 +19,7 @@ from dcdr.model import GroupVerdict, Outcome
 from lab.check.report import as_table
 from tests.integration.support import Stage, until
 from workflows import steps
+from workflows.switchover import SwitchoverWorkflow
 
 pytestmark = pytest.mark.timeout(420)
 LONG_TRANSACTION_MS = 300_000
@@ -54,7 +55,8 @@ async def test_an_abort_while_the_drain_cannot_finish_leaves_everything_as_befor
         worker.release()
 
         async def draining() -> bool:
-            return any(step.name == steps.DRAIN.name and step.state == "NOW" for step in await handle.query("steps"))
+            table = await handle.query(SwitchoverWorkflow.report_steps)
+            return any(step.name == steps.DRAIN.name and step.state == "NOW" for step in table)
 
         await until("the drain", draining, 60)
         assert [fault.kind for fault in stage.lab.fault.active()] == ["cut"]
@@ -86,10 +88,7 @@ async def test_what_was_terminated_after_the_handover_is_finished_by_the_next_st
         await stage.flowing(load, here)
     await stage.at_rest(here, left.epoch + 1)
     # Whether a client found the other side while it was open is chance; that it was open, the epoch says.
-    seen = len((await stage.judge()).moves)
-    stage.moves -= 1
-    assert seen in (stage.moves, stage.moves + 2)
-    stage.moves = seen
+    stage.moves, stage.maybe = stage.moves - 1, 2
     await stage.clean()
 
 

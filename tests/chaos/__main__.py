@@ -1,0 +1,154 @@
+"""`python -m tests.chaos`: play the matrix on a real lab and end in one table.
+
+    python -m tests.chaos                      all rows that have not passed yet at this commit
+    python -m tests.chaos --shard 2/3          every third row, on a lab of its own; run the others beside it
+    python -m tests.chaos --only 'kill .*cut'  rows whose name matches
+    python -m tests.chaos --table              play nothing, print the table of this commit
+
+Results are kept under ${DCDR_STATE}/chaos/<commit>/ and a row that passed is not played again at the same commit; with
+changes in the tree the folder's name ends in `-dirty`, nothing is resumed, and nothing there counts for the commit.
+
+Exit codes: 0 every row passed at this commit; 1 a row failed or was not played; 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lab.check.report import WORDS, as_table
+from lab.down import down
+from lab.errors import LabError
+from lab.record import state_root
+from lab.reset import reset
+from tests.chaos import results
+from tests.chaos.matrix import MATRIX
+from tests.chaos.results import DIRTY, Result
+from tests.chaos.row import Row, Scene, Shown
+from tests.integration.support import Stage, quietly
+
+ROW_S = 420.0
+"""Longest time a row may take with everything that belongs to it."""
+
+
+async def play(stage: Stage, row: Row, commit: str) -> Result:
+    """Play one row and judge it; whatever goes wrong becomes its result."""
+    began = time.monotonic()
+    shown: Shown | None = None
+    verdict, error = "", ""
+    try:
+        async with asyncio.timeout(ROW_S):
+            await ready(stage)
+            began = time.monotonic()
+            here, there = stage.here(), stage.there()
+            async with stage.load() as load:
+                await stage.flowing(load, here)
+                shown = await row.play(Scene(stage, load, here, there))
+                assert shown.fired, "nothing shows that the fault fired"
+                assert shown.end in row.expect, f"ended as {shown.end}, expected {' or '.join(row.expect)}"
+                assert not stage.lab.fault.active(), stage.lab.fault.active()
+                await stage.flowing(load, shown.active)
+            await stage.at_rest(shown.active, seconds=row.rest_s)
+            checked = await stage.judge(standby_complete=True)
+            verdict = WORDS[checked.verdict.exit_code]
+            assert checked.verdict.clean, "\n".join(as_table(checked))
+            stage.spoiled = False
+    except Exception as caught:
+        error = f"{type(caught).__name__}: {caught}"
+    outcome = str(shown.end) if shown else ""
+    fired = shown.fired if shown else ""
+    seconds = round(time.monotonic() - began, 1)
+    return Result(row.name, not error, fired, outcome, verdict, seconds, commit, results.now(), error)
+
+
+async def ready(stage: Stage) -> None:
+    """The lab at rest; one that the gentle way does not clean is wiped."""
+    stage.end_workers()
+    try:
+        await stage.ready()
+    except LabError as error:
+        say(f"reset the hard way: {error}")
+        await asyncio.to_thread(reset, stage.lab.name, True, quietly)
+        stage.spoiled = True
+        await stage.ready()
+
+
+async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, commit: str) -> None:
+    rows = {row.name: row for row in MATRIX}
+    stage = await Stage.open(lab)
+    for number, name in enumerate(names, 1):
+        if results.commit() != commit:
+            say(f"the tree is not at {commit} any more: what comes would not count. Run again")
+            return
+        result = await play(stage, rows[name], commit)
+        results.append(folder, shard, result)
+        say(f"{number}/{len(names)} {'ok' if result.ok else 'FAILED'} {name} ({result.seconds:.0f} s) {result.fired}")
+        if result.error:
+            say("  " + result.error.replace("\n", "\n  "))
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="play every N-th row from the I-th")
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows whose name it matches somewhere")
+    parser.add_argument("--again", action="store_true", help="play rows too that have passed at this commit")
+    parser.add_argument("--lab", default="", help="lab to use (default: chaos-<I>); it is made fresh first")
+    parser.add_argument("--keep", action="store_true", help="leave the lab running")
+    parser.add_argument("--table", action="store_true", help="play nothing")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    given = parser.parse_args()
+    shard = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", given.shard)
+    if shard is None or int(shard[1]) > int(shard[2]):
+        parser.error(f"--shard {given.shard}: I/N with 1 <= I <= N")
+    given.number, given.count = int(shard[1]), int(shard[2])
+    try:
+        re.compile(given.only)
+    except re.error as error:
+        parser.error(f"--only {given.only!r} is no regular expression: {error}")
+    return given
+
+
+def main() -> int:
+    given = arguments()
+    names = [row.name for row in MATRIX if re.search(given.only, row.name)]
+    names = results.shard_of(names, given.number, given.count)
+    if not names:
+        print(f"error: no row matches {given.only!r} in shard {given.shard}", file=sys.stderr)
+        return 2
+    commit = results.commit()
+    folder = state_root() / "chaos" / commit
+    again = given.again or commit.endswith(DIRTY)
+    wanted = [] if given.table else results.todo(names, results.load(folder), again)
+    say(f"{len(wanted)} of {len(names)} rows to play at {commit}; results in {folder}")
+    if wanted:
+        lab = given.lab or f"chaos-{given.number}"
+        try:
+            asyncio.run(play_all(wanted, f"shard-{given.number}-of-{given.count}", folder, lab, commit))
+        finally:
+            if not given.keep:
+                down(lab, True, quietly)
+    found = results.load(folder)
+    good, failed, missing = results.summary(names, found)
+    if given.output == "json":
+        print(json.dumps({"commit": commit, "rows": [asdict(found[n]) if n in found else {"row": n} for n in names]}))
+    else:
+        print("\n".join(results.table(names, found)))
+        print(f"\n{commit}: {good} ok, {failed} failed, {missing} missing of {len(names)} rows")
+    return 0 if good == len(names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

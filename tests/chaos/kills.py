@@ -1,0 +1,173 @@
+"""SIGKILL of the worker in every step, aborts before every step up to the handover, and runs ended from outside."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+from activities.failpoints import Failpoint
+from dcdr.errors import PlanRefusedError
+from dcdr.model import Outcome
+from tests.chaos.row import End, Play, Row, Scene, Shown
+from tests.integration.support import until
+from workflows import steps
+from workflows.steps import Step
+
+LOOKS = (steps.LEFTOVER, steps.MIRRORS, steps.PREFLIGHT)
+MOMENTS = ("before", "after")
+
+
+def kill(step: Step, moment: str) -> Play:
+    """The worker dies in a step; its successor, which finds the failpoint fired, finishes."""
+    point = Failpoint(step.name, moment, "kill")
+
+    async def play(scene: Scene) -> Shown:
+        stage = scene.stage
+        async with stage.worker(point) as first:
+            handle = await stage.start(scene.there)
+            code = await first.died()
+            assert code == -signal.SIGKILL, f"exit code {code}"
+            assert first.fired(point), "it died of something else"
+        async with stage.worker(point, marks=first.marks):
+            stage.done(await stage.ended(handle), scene.there)
+        return Shown(f"pid {first.process.pid} SIGKILL, {point.mark}", End.DONE, scene.there)
+
+    return play
+
+
+def abort(step: Step) -> Play:
+    """Somebody aborts while a step is about to begin."""
+    point = Failpoint(step.name, "before", "hold")
+
+    async def play(scene: Scene) -> Shown:
+        stage = scene.stage
+        async with stage.worker(point) as worker:
+            handle = await stage.start(scene.there)
+            await worker.reached(point)
+            await stage.abort("chaos")
+            report = (await stage.ended(handle)).report
+        assert report is not None
+        assert report.outcome is Outcome.AS_BEFORE, report.outcome
+        assert report.why == "aborted by test: chaos"
+        return Shown(f"{point.mark}, abort accepted", End.AS_BEFORE, scene.here)
+
+    return play
+
+
+async def abort_at_the_handover(scene: Scene) -> Shown:
+    stage, point = scene.stage, Failpoint(steps.HAND_OVER.name, "before", "hold")
+    async with stage.worker(point) as worker:
+        handle = await stage.start(scene.there)
+        await worker.reached(point)
+        try:
+            await stage.abort("chaos")
+        except PlanRefusedError as error:
+            refused = str(error)
+        else:
+            raise AssertionError("the abort was accepted")
+        worker.release()
+        stage.done(await stage.ended(handle), scene.there)
+    assert "only goes forward" in refused
+    return Shown(f"{point.mark}, abort refused", End.DONE, scene.there)
+
+
+def fail(step: Step, moment: str, end: End) -> Play:
+    """A step fails for good."""
+    point = Failpoint(step.name, moment, "fail")
+
+    async def play(scene: Scene) -> Shown:
+        stage = scene.stage
+        async with stage.worker(point) as worker:
+            ended = await stage.ended(await stage.start(scene.there))
+            assert worker.fired(point)
+            assert ended.report is not None, ended.failure
+            if ended.report.outcome is Outcome.DONE:
+                stage.done(ended, scene.there)
+                return Shown(point.mark, End.DONE, scene.there)
+            assert ended.report.outcome is Outcome.AS_BEFORE
+            return Shown(point.mark, End.AS_BEFORE, scene.here)
+
+    return play
+
+
+def lose(step: Step, moment: str) -> Play:
+    """The answer of a step is lost; it is asked again."""
+    point = Failpoint(step.name, moment, "lose")
+
+    async def play(scene: Scene) -> Shown:
+        async with scene.stage.worker(point) as worker:
+            await scene.stage.switch(scene.there)
+            assert worker.fired(point)
+        return Shown(point.mark, End.DONE, scene.there)
+
+    return play
+
+
+def terminate(step: Step, found_by: str) -> Play:
+    """A run is terminated before a step. The next start, or the finder past the deadline, undoes it or finishes it."""
+    point = Failpoint(step.name, "before", "hold")
+    moved = step in steps.FORWARD
+    active_after = "there" if moved else "here"
+
+    async def play(scene: Scene) -> Shown:
+        stage = scene.stage
+        side = getattr(scene, active_after)
+        hurry = {"DCDR_DRAIN__OPERATION_DEADLINE": "PT8S"} if found_by == "finder" else {}
+        async with stage.worker(point, settings=hurry) as worker:
+            handle = await stage.start(scene.there)
+            await worker.reached(point)
+            await handle.terminate("chaos")
+            left = stage.lease()
+            assert left.op_id == handle.first_execution_run_id
+            worker.release()
+            if found_by == "finder":
+                await until("the finder", lambda: stage.lease().op_id is None, 120)
+                assert stage.lease().holder == side
+                stage.moves += moved
+                return Shown(f"{point.mark}, terminated", End.DONE if moved else End.AS_BEFORE, side)
+            # Back to where the operation began if it has moved, else to where it was to go.
+            target = scene.here if moved else scene.there
+            report = stage.done(await stage.ended(await stage.start(target)), target)
+            said = report.recovered[0]
+            assert ("finished" if moved else "undid") in said, said
+        if moved:  # whether a client found the other side while it was open is chance
+            stage.moves, stage.maybe = stage.moves - 1, 2
+        return Shown(f"{point.mark}, terminated; {said.split()[0]} by the next start", End.DONE, target)
+
+    return play
+
+
+async def freeze(scene: Scene) -> Shown:
+    """A worker stands still in the drain, is replaced, and goes on later: its attempts are late and do no harm."""
+    stage, point = scene.stage, Failpoint(steps.DRAIN.name, "before", "hold")
+    async with stage.worker(point) as frozen:
+        handle = await stage.start(scene.there)
+        await frozen.reached(point)
+        frozen.freeze()
+        frozen.release()
+        async with stage.worker(point, marks=frozen.marks):
+            report = stage.done(await stage.ended(handle), scene.there)
+            frozen.thaw()
+            await until("a sign of life of the thawed worker", lambda: b"drain.prove" in frozen.log.read_bytes(), 30)
+    drained = next(step for step in report.steps if step.name == steps.DRAIN.name)
+    assert drained.state == "done"
+    return Shown(f"SIGSTOP pid {frozen.process.pid} in drain.prove, thawed after the end", End.DONE, scene.there)
+
+
+def rows() -> Iterator[Row]:
+    for step in (*LOOKS, *steps.SWITCHOVER):
+        for moment in MOMENTS:
+            yield Row(f"kill -9 {moment} {step.name}", kill(step, moment))
+    for step in steps.TO_THE_HANDOVER[:-1]:
+        yield Row(f"abort before {step.name}", abort(step), frozenset({End.AS_BEFORE}))
+    yield Row("abort at lease.hand_over is refused", abort_at_the_handover)
+    yield Row("the handover's answer is lost, not committed", lose(steps.HAND_OVER, "before"))
+    yield Row("the handover's answer is lost, committed", lose(steps.HAND_OVER, "after"))
+    undone = frozenset({End.AS_BEFORE})
+    yield Row("the handover fails for good, not committed", fail(steps.HAND_OVER, "before", End.AS_BEFORE), undone)
+    yield Row("the handover fails for good, committed", fail(steps.HAND_OVER, "after", End.DONE))
+    for step in (steps.DRAIN, steps.OPEN, steps.SEED):
+        yield Row(f"terminated before {step.name}, found by the next start", terminate(step, "start"))
+    yield Row("terminated before drain.prove, found past its deadline", terminate(steps.DRAIN, "finder"), undone)
+    yield Row("terminated before fence.open, found past its deadline", terminate(steps.OPEN, "finder"))
+    yield Row("a worker frozen in the drain, replaced, thawed", freeze)

@@ -1,0 +1,8 @@
+"""All rows, in the order in which they are played."""
+
+from __future__ import annotations
+
+from tests.chaos import bad_days, kills
+from tests.chaos.row import Row
+
+MATRIX: tuple[Row, ...] = (*bad_days.rows(), *kills.rows())

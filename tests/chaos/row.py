@@ -1,0 +1,55 @@
+"""What a row of the matrix is, and what it has to show."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lab.load import Load
+from tests.integration.support import Stage
+
+
+class End(StrEnum):
+    """How the operation ended. An operation ends in no other way."""
+
+    DONE = "done"
+    AS_BEFORE = "as before"
+    REFUSED = "refused"
+
+
+@dataclass
+class Shown:
+    """What a row saw happen: how the fault was seen to fire, how the operation ended, which side is active now."""
+
+    fired: str
+    end: End
+    active: str
+
+
+@dataclass
+class Scene:
+    """What a row acts in: the stage, with a load flowing on the side `here`."""
+
+    stage: Stage
+    load: Load
+    here: str
+    there: str
+
+
+Play = Callable[[Scene], Awaitable[Shown]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault and what must come of it.
+
+    `play` arranges and injects the fault under load, asserts that it fired, and says what it saw; the runner then holds
+    the estate to that: at rest with the right side active, users writing there, and the checker's verdict clean.
+    `expect` are the ends that are allowed.
+    """
+
+    name: str
+    play: Play
+    expect: frozenset[End] = field(default_factory=lambda: frozenset({End.DONE}))
+    rest_s: float = 90.0
