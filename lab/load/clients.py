@@ -9,10 +9,11 @@ for metadata twice: the second answer comes over a broker's connection and the i
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from lab.load.config import ClientManners, Credentials
 
@@ -35,8 +36,8 @@ that is the answer to the first send, so nothing was written. A later one may be
 answer was lost: that record may be in the log."""
 
 DELIVERY_TIMEOUT_MS = 30_000
-"""Long: when librdkafka gives up one record it may send those behind it once more under a new epoch, and a broker on a busy
-machine was seen to take 10 s for an answer."""
+"""Long: when librdkafka gives up one record it may send those behind it once more under a new epoch, and a broker on a
+busy machine was seen to take 10 s for an answer."""
 LOOK_TIMEOUT_S = 2.0
 
 
@@ -133,6 +134,20 @@ class ProducerClient:
     def pending(self) -> int:
         """Records that still wait for their answer."""
         return len(self.producer)
+
+
+def topic_ids(settings: Mapping[str, Any], topics: Iterable[str], timeout_s: float) -> tuple[str, dict[str, str]]:
+    """(cluster id, topic -> its id) of those topics that exist.
+
+    Raises: KafkaException when nobody answers within `timeout_s`.
+    """
+    admin = AdminClient(dict(settings))
+    metadata = admin.list_topics(timeout=timeout_s)
+    found = {}
+    asked = [topic for topic in topics if topic in metadata.topics]
+    for topic, future in admin.describe_topics(TopicCollection(asked), request_timeout=timeout_s).items():
+        found[topic] = str(future.result().topic_id)
+    return str(metadata.cluster_id), found
 
 
 def as_error(error: KafkaException) -> KafkaError:
