@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lab.check.estate import clusters_of, current_runs
 from lab.check.logs import Cluster, ReadError
 from lab.check.model import Demands
 from lab.check.report import as_json, as_table
@@ -66,20 +67,25 @@ def check(
         )
         folders, clusters, where = _subjects(lab, run, cluster, user, password_file, active)
     except (ValueError, LabError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         raise typer.Exit(2) from None
+    except (JournalError, ReadError) as error:
+        _say(f"error: {error}")
+        raise typer.Exit(3) from None
     try:
-        checked = check_runs(
-            folders, clusters, where, demands, catch_up, say=lambda line: print(line, file=sys.stderr, flush=True)
-        )
+        checked = check_runs(folders, clusters, where, demands, catch_up, say=_say)
     except (JournalError, ReadError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         raise typer.Exit(3) from None
     if output is Output.JSON:
         print(json.dumps(as_json(checked), indent=2))
     else:
         print("\n".join(as_table(checked)))
     raise typer.Exit(checked.verdict.exit_code)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _bounds(texts: list[str]) -> dict[str, int]:
@@ -116,8 +122,8 @@ def _subjects(
     else:
         estate = Estate.open(lab)
         reader = own or estate.credentials("admin")
-        clusters = [Cluster(name, common(estate.address(name, "internal"), reader)) for name in estate.members]
-        folders = list(run) if run else estate.run_folders()
+        clusters = clusters_of(estate, reader)
+        folders = list(run) if run else current_runs(estate, clusters, _say)
         if not folders:
             raise ValueError(f"lab {lab} has no load run yet; start one with `dcdr lab load --lab {lab}`")
         where = active or common(estate.bootstrap, reader)

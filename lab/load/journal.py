@@ -54,7 +54,11 @@ class JournalError(Exception):
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run is. `topics` maps a name to its kind; `producers` maps a name to "follow" or "pinned"."""
+    """What a run is.
+
+    `topics` maps a name to its kind, `producers` a name to "follow" or "pinned". `topic_ids` holds, for the cluster the
+    run began on, the id of each topic: a topic that was made anew since has another one.
+    """
 
     run: str
     started_unix_ms: int
@@ -66,6 +70,7 @@ class RunInfo:
     rate: float
     size: int
     pid: int
+    topic_ids: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:

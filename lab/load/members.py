@@ -265,6 +265,6 @@ class Member(threading.Thread):
         """Leave the group; what was not committed is read again by the next member."""
         self._dirty.clear()
         self._positions.clear()
-        with contextlib.suppress(KafkaException, RuntimeError):  # it is being given up anyway
+        with contextlib.suppress(KafkaException, RuntimeError, _LostError):  # it is being given up anyway
             consumer.close()
         self._journal.flush()

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 
 from lab.load import outage
-from lab.load.clients import as_error, common
+from lab.load.clients import as_error, common, topic_ids
 from lab.load.config import GroupRole, Kind, LoadConfig
 from lab.load.journal import RunInfo, RunLock, write_json
 from lab.load.members import Member
@@ -48,7 +48,7 @@ def run(config: LoadConfig, quiet: bool = False) -> dict[str, Any]:
     Raises: LoadError before anything is written, when the endpoint, the user or a topic is not usable.
     """
     settings = common(config.bootstrap, config.credentials)
-    _check_reachable(config, settings)
+    cluster, ids = _reach(config, settings)
     config.out.mkdir(parents=True, exist_ok=True)
     if (config.out / "run.json").exists():
         raise LoadError(f"{config.out} already holds a run; give another --out")
@@ -71,6 +71,7 @@ def run(config: LoadConfig, quiet: bool = False) -> dict[str, Any]:
         rate=config.rate,
         size=config.size,
         pid=os.getpid(),
+        topic_ids={cluster: ids},
     ).write(config.out)
 
     with _stop_signals() as stopped:
@@ -86,10 +87,10 @@ def run(config: LoadConfig, quiet: bool = False) -> dict[str, Any]:
     return summary
 
 
-def _check_reachable(config: LoadConfig, settings: dict[str, Any]) -> None:
+def _reach(config: LoadConfig, settings: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """(cluster id, topic ids) behind the endpoint. Raises: LoadError as `run` does."""
     try:
-        client = Producer({**settings, "log_level": 0})
-        metadata = client.list_topics(timeout=REACH_S)
+        cluster, ids = topic_ids(settings, config.topics, REACH_S)
     except KafkaException as error:
         raise LoadError(
             f"no answer from {config.bootstrap} within {REACH_S:.0f} s ({as_error(error).str()}): "
@@ -97,9 +98,10 @@ def _check_reachable(config: LoadConfig, settings: dict[str, Any]) -> None:
         ) from None
     except OSError as error:
         raise LoadError(f"cannot read the password: {error}") from None
-    missing = sorted(set(config.topics) - set(metadata.topics))
+    missing = sorted(set(config.topics) - set(ids))
     if missing:
         raise LoadError(f"topics {', '.join(missing)} do not exist on {config.bootstrap}, or the user may not see them")
+    return cluster, ids
 
 
 def _senders(config: LoadConfig, settings: dict[str, Any], tally: Tally) -> dict[str, Sender | TransactionalSender]:
