@@ -25,6 +25,7 @@ from adapters.kafka.trouble import (
     LEADER_NOT_AVAILABLE,
     STALE_COORDINATOR,
     STALE_LEADER,
+    UNKNOWN_SERVER_ERROR,
     UNKNOWN_TOPIC_OR_PARTITION,
     refusal,
 )
@@ -36,6 +37,8 @@ REQUEST_TIMEOUT: Final = timedelta(seconds=2)
 """For one request, connecting included."""
 HEDGE_S: Final = 0.1
 """A question that any broker can answer is put to the next one too when the first is silent for this long."""
+UNKNOWN_S: Final = 1.0
+"""For a topic that no broker knows to become known: Metadata of a new one reaches the brokers within moments."""
 BACKOFF_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
 """Between two tries after a stale leader or coordinator; the last one repeats until the deadline."""
 LOOK: Final = "look"
@@ -323,7 +326,7 @@ class Wire:
         pending = set(partitions)
         codes: dict[TopicPartition, int] = {}
         backoff = itertools.chain(BACKOFF_S, itertools.repeat(BACKOFF_S[-1]))
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        began = asyncio.get_running_loop().time()
         refresh = {p.topic for p in pending if self.leader(p) is None}
         while pending:
             if refresh:
@@ -347,9 +350,15 @@ class Wire:
                     if code not in STALE_LEADER:
                         raise refusal(self.dc, code, f"{tried} {partition}")
             if pending:
-                if asyncio.get_running_loop().time() > deadline:
-                    worst = min(pending)
-                    raise refusal(self.dc, codes[worst], f"{tried} {worst} ({len(pending)} partitions in all)")
+                passed = asyncio.get_running_loop().time() - began
+                unknown = {p for p in pending if codes.get(p) == UNKNOWN_TOPIC_OR_PARTITION}
+                if passed > self._timeout or (unknown and passed > UNKNOWN_S):
+                    worst = min(unknown or pending)
+                    raise refusal(
+                        self.dc,
+                        codes.get(worst, UNKNOWN_SERVER_ERROR),
+                        f"{tried} {worst} ({len(pending)} partitions in all)",
+                    )
                 await asyncio.sleep(next(backoff))
                 refresh = {p.topic for p in pending}
         return found
@@ -395,7 +404,7 @@ class Wire:
                     worst = min(pending)
                     raise UnreachableError(
                         f"{self.dc}: {tried} {worst!r} ({len(pending)} in all): still "
-                        f"{error_name(codes[worst])} after {self._timeout:g} s; try again"
+                        f"{error_name(codes.get(worst, UNKNOWN_SERVER_ERROR))} after {self._timeout:g} s; try again"
                     )
                 await asyncio.sleep(next(backoff))
         return found
