@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.contestants import ROOT, open_switcher
 from bench.errors import BenchError
+from bench.mirror import wait_until_close
 from bench.model import Contestant, Run, Series, StepTime
 from lab import Lab
 from lab.addresses import MEMBERS, other
@@ -27,7 +28,9 @@ from lab.reset import reset
 Say = Callable[[str], None]
 ROOMS = ("dcdr", "adapters", "activities", "workflows", "worker", "starter", "bench", "lab/load")
 STEADY_S = 4.0
-"""Traffic between two switchovers: the mirror catches up, and the second before the fence can be looked at."""
+"""Traffic between two switchovers, so that the second before the fence can be looked at."""
+CLOSE_S = 0.5
+"""How far the mirror may be behind, in seconds of traffic: every contestant drains the same."""
 ACKS_LIMIT_S = 60.0
 CATCH_UP_S = 60.0
 
@@ -128,9 +131,10 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
 
 
 async def _flow(load: Load, lab: Lab, dc: str, rate: float) -> None:
-    """Wait until `dc` has acknowledged some seconds' worth of records."""
+    """Wait until `dc` has acknowledged some seconds' worth of records, and its mirror is close behind."""
     cluster = lab.document["cluster_ids"][dc]
     await asyncio.to_thread(load.wait_for_acks, int(rate * STEADY_S), ACKS_LIMIT_S, cluster)
+    await asyncio.to_thread(wait_until_close, lab, dc, int(rate * CLOSE_S))
 
 
 def judge(attempts: Sequence[_Attempt], acks: Sequence[Ack], clusters: dict[str, str]) -> tuple[list[Run], list[str]]:
