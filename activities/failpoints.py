@@ -48,7 +48,7 @@ class Failpoints:
         text, folder = os.environ.get("DCDR_FAILPOINT"), os.environ.get("DCDR_FAILPOINT_DIR")
         if not text:
             return cls((), None)
-        if not folder:
+        if not folder or not Path(folder).is_dir():
             raise MisconfiguredError("DCDR_FAILPOINT needs DCDR_FAILPOINT_DIR, a folder that remembers what has fired")
         points = []
         for part in text.split(","):
