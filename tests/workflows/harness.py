@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from temporalio.client import Client, WorkflowHandle
@@ -86,12 +87,12 @@ class Case:
     queue: str
 
     @classmethod
-    def build(cls, client: Client, folder: Path, **world: object) -> Case:
+    def build(cls, client: Client, folder: Path, **world: Any) -> Case:
         name = f"t{uuid4().hex[:8]}"
         path = folder / f"{name}.world"
         return cls(client, MemoryWorld.create(path, scope=name, **world), path, name, f"q-{name}")
 
-    def request(self, target: str = "dc-b", **more: object) -> SwitchoverRequest:
+    def request(self, target: str = "dc-b", **more: Any) -> SwitchoverRequest:
         return SwitchoverRequest(scope=self.scope, target=target, **more)
 
     @property
@@ -126,7 +127,7 @@ class Case:
             while not (self.marks / point.mark).exists():  # noqa: ASYNC110 - a file of another process is all there is
                 await asyncio.sleep(0.02)
 
-    async def start(self, target: str = "dc-b", **more: object) -> WorkflowHandle[SwitchoverWorkflow, TransitionReport]:
+    async def start(self, target: str = "dc-b", **more: Any) -> WorkflowHandle[SwitchoverWorkflow, TransitionReport]:
         """Start a switchover of this world."""
         return await start(self.client, self.request(target, **more), task_queue=self.queue)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
@@ -22,11 +23,11 @@ from workflows.transition import transition_id
 BEFORE_THE_HANDOVER = [step.name for step in steps.TO_THE_HANDOVER[:-1]]
 
 
-async def result(handle: WorkflowHandle[object, TransitionReport]) -> TransitionReport:
+async def result(handle: WorkflowHandle[Any, TransitionReport]) -> TransitionReport:
     return await asyncio.wait_for(handle.result(), RUN_SECONDS)
 
 
-async def failure(handle: WorkflowHandle[object, object]) -> ApplicationError:
+async def failure(handle: WorkflowHandle[Any, Any]) -> ApplicationError:
     with pytest.raises(WorkflowFailureError) as caught:
         await asyncio.wait_for(handle.result(), RUN_SECONDS)
     cause = caught.value.cause
@@ -86,7 +87,7 @@ async def test_groups_are_carried_over_exactly_or_named(case: Case) -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("step", BEFORE_THE_HANDOVER)
 async def test_an_abort_before_the_handover_leaves_everything_as_before(case: Case, step: str, moment: str) -> None:
-    hold = Failpoint(step, moment, "hold")  # type: ignore[arg-type]
+    hold = Failpoint(step, moment, "hold")
     async with case.worker(hold):
         handle = await case.start()
         await case.reached(hold)
@@ -138,7 +139,7 @@ async def test_a_cancelled_workflow_goes_forward_after_the_handover(case: Case) 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_handover_whose_answer_is_lost_ends_right_both_ways(case: Case, moment: str) -> None:
-    async with case.worker(Failpoint(steps.HAND_OVER.name, moment, "lose")):  # type: ignore[arg-type]
+    async with case.worker(Failpoint(steps.HAND_OVER.name, moment, "lose")):
         report = await result(await case.start())
     assert report.outcome is Outcome.DONE
     assert case.lease.epoch == 2
