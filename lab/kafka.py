@@ -22,9 +22,6 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     NewTopic,
     ResourcePatternType,
     ResourceType,
@@ -310,10 +307,3 @@ def estate_topics(broker_count: int) -> list[NewTopic]:
         )
         for spec in ESTATE
     ]
-
-
-def set_cluster_default(admin: AdminClient, name: str, value: str) -> None:
-    """Set a dynamic default of all brokers: with ELR, a broker's own `min.insync.replicas` does not count."""
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.BROKER, "", incremental_configs=[entry])
-    settle(admin.incremental_alter_configs([resource], request_timeout=REQUEST_LIMIT_S))

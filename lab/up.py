@@ -284,8 +284,6 @@ class _Start:
             admin = self.lab.admin(member)
             rules = kafka.standing_rules()
             kafka.create_rules(admin, rules)
-            if self.plan.brokers >= 3:
-                kafka.set_cluster_default(admin, "min.insync.replicas", "2")
             kafka.create_topics(admin, kafka.own_topics(self.plan.brokers))
             return f"{len(rules)} rules"
 
