@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import pytest
 
-from dcdr.errors import ConflictError, MisconfiguredError
+from dcdr.errors import ConflictError, MisconfiguredError, TransientError
 from dcdr.model import Connector, ConnectorState, TopicPartition
 from tests.contract.control_world import MirrorWorld
 from tests.contract.kafka_real import eventually
+
+T = TypeVar("T")
 
 WIDE = "wide"
 """A topic with many partitions that need not exist: Connect stores offsets for any name."""
@@ -15,8 +22,20 @@ PATIENCE_S = 60.0
 """Connect starts and ends tasks in rounds of a second or two, several times that on a busy machine."""
 
 
+async def surely(call: Callable[[], Awaitable[T]]) -> T:
+    """What Temporal does in production: try again while Connect rebalances, or a busy machine lets it time out."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return await call()
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+
+
 async def the(world: MirrorWorld) -> Connector:
-    return (await world.control.connectors())[world.connector]
+    return (await surely(world.control.connectors))[world.connector]
 
 
 async def running(world: MirrorWorld) -> None:
@@ -25,12 +44,12 @@ async def running(world: MirrorWorld) -> None:
 
 async def _running(world: MirrorWorld) -> bool:
     """A connector that was just created is left out of the list until it has a status."""
-    found = (await world.control.connectors()).get(world.connector)
+    found = (await surely(world.control.connectors)).get(world.connector)
     return found is not None and found.running
 
 
 async def stopped(world: MirrorWorld) -> None:
-    await world.control.stop(world.connector)
+    await surely(lambda: world.control.stop(world.connector))
     await eventually(lambda: _stopped(world), PATIENCE_S)
 
 
@@ -42,7 +61,7 @@ async def copied(world: MirrorWorld, values: list[str]) -> None:
     """The mirror has written exactly these."""
 
     async def check() -> bool:
-        await world.control.offsets(world.connector)  # on the stand-in, time passes by calls
+        await surely(lambda: world.control.offsets(world.connector))  # on the stand-in, time passes by calls
         return len(world.copied()) >= len(values)
 
     await eventually(check, PATIENCE_S)
@@ -51,7 +70,7 @@ async def copied(world: MirrorWorld, values: list[str]) -> None:
 
 async def stored(world: MirrorWorld) -> dict[TopicPartition, int]:
     """Of the topics these tests use; the stand-in's mirror has others, too."""
-    found = await world.control.offsets(world.connector)
+    found = await surely(lambda: world.control.offsets(world.connector))
     return {place: offset for place, offset in found.items() if place.topic in (world.topic, WIDE)}
 
 
@@ -68,7 +87,7 @@ async def test_stop_ends_the_tasks_and_resume_starts_them(mirror_world: MirrorWo
     await running(mirror_world)
     await stopped(mirror_world)
     assert not (await the(mirror_world)).running
-    await mirror_world.control.resume(mirror_world.connector)
+    await surely(lambda: mirror_world.control.resume(mirror_world.connector))
     await running(mirror_world)
 
 
@@ -77,7 +96,7 @@ async def test_stopping_and_resuming_twice_is_like_once(mirror_world: MirrorWorl
     await stopped(mirror_world)
     await stopped(mirror_world)
     for _ in range(2):
-        await mirror_world.control.resume(mirror_world.connector)
+        await surely(lambda: mirror_world.control.resume(mirror_world.connector))
     await running(mirror_world)
 
 
@@ -100,10 +119,10 @@ async def test_a_seeded_mirror_copies_only_what_follows(mirror_world: MirrorWorl
     await stopped(mirror_world)
     mirror_world.produce(["old-1", "old-2", "old-3"])
     place = TopicPartition(mirror_world.topic, 0)
-    await mirror_world.control.seed(mirror_world.connector, {place: 2}, source=mirror_world.alias)
+    await surely(lambda: mirror_world.control.seed(mirror_world.connector, {place: 2}, source=mirror_world.alias))
     assert await stored(mirror_world) == {place: 2}
     mirror_world.produce(["new"])
-    await mirror_world.control.resume(mirror_world.connector)
+    await surely(lambda: mirror_world.control.resume(mirror_world.connector))
     await copied(mirror_world, ["new"])
 
 
@@ -114,9 +133,9 @@ async def test_a_mirror_without_offsets_copies_everything_again(mirror_world: Mi
     await stopped(mirror_world)
     place = TopicPartition(mirror_world.topic, 0)
     assert place in await stored(mirror_world)
-    await mirror_world.control.seed(mirror_world.connector, {place: None}, source=mirror_world.alias)
+    await surely(lambda: mirror_world.control.seed(mirror_world.connector, {place: None}, source=mirror_world.alias))
     assert await stored(mirror_world) == {}
-    await mirror_world.control.resume(mirror_world.connector)
+    await surely(lambda: mirror_world.control.resume(mirror_world.connector))
     await copied(mirror_world, ["a", "b", "a", "b"])
 
 
@@ -124,9 +143,11 @@ async def test_seeding_twice_is_like_once_and_leaves_other_partitions_alone(mirr
     await running(mirror_world)
     await stopped(mirror_world)
     first, second = (TopicPartition(mirror_world.topic, number) for number in range(2))
-    await mirror_world.control.seed(mirror_world.connector, {first: 4, second: 5}, source=mirror_world.alias)
+    await surely(
+        lambda: mirror_world.control.seed(mirror_world.connector, {first: 4, second: 5}, source=mirror_world.alias)
+    )
     for _ in range(2):
-        await mirror_world.control.seed(mirror_world.connector, {first: 7}, source=mirror_world.alias)
+        await surely(lambda: mirror_world.control.seed(mirror_world.connector, {first: 7}, source=mirror_world.alias))
     assert await stored(mirror_world) == {first: 7, second: 5}
 
 
@@ -134,9 +155,11 @@ async def test_more_offsets_than_one_request_takes(mirror_world: MirrorWorld) ->
     await running(mirror_world)
     await stopped(mirror_world)
     seeds: dict[TopicPartition, int | None] = {TopicPartition(WIDE, number): number for number in range(1100)}
-    await mirror_world.control.seed(mirror_world.connector, seeds, source=mirror_world.alias)
+    await surely(lambda: mirror_world.control.seed(mirror_world.connector, seeds, source=mirror_world.alias))
     assert await stored(mirror_world) == seeds
-    await mirror_world.control.seed(mirror_world.connector, dict.fromkeys(seeds), source=mirror_world.alias)
+    await surely(
+        lambda: mirror_world.control.seed(mirror_world.connector, dict.fromkeys(seeds), source=mirror_world.alias)
+    )
     assert await stored(mirror_world) == {}
 
 
@@ -171,7 +194,7 @@ async def test_a_negative_offset_is_refused(mirror_world: MirrorWorld) -> None:
 @pytest.mark.parametrize("only_failed", [True, False])
 async def test_a_restart_leaves_a_running_mirror_running(mirror_world: MirrorWorld, only_failed: bool) -> None:
     await running(mirror_world)
-    await mirror_world.control.restart(mirror_world.connector, only_failed=only_failed)
+    await surely(lambda: mirror_world.control.restart(mirror_world.connector, only_failed=only_failed))
     await running(mirror_world)
     mirror_world.produce(["after"])
     await copied(mirror_world, ["after"])
@@ -180,7 +203,7 @@ async def test_a_restart_leaves_a_running_mirror_running(mirror_world: MirrorWor
 async def test_a_restart_leaves_a_stopped_mirror_stopped(mirror_world: MirrorWorld) -> None:
     await running(mirror_world)
     await stopped(mirror_world)
-    await mirror_world.control.restart(mirror_world.connector, only_failed=False)
+    await surely(lambda: mirror_world.control.restart(mirror_world.connector, only_failed=False))
     assert (await the(mirror_world)).stopped
 
 
