@@ -9,30 +9,38 @@ from activities.failpoints import Failpoint
 from dcdr.errors import PlanRefusedError
 from dcdr.model import Outcome
 from tests.chaos.row import End, Play, Row, Scene, Shown
-from tests.integration.support import until
+from tests.integration.support import Worker, until
 from workflows import steps
 from workflows.steps import Step
 
 LOOKS = (steps.LEFTOVER, steps.MIRRORS, steps.PREFLIGHT)
-MOMENTS = ("before", "after")
 
 
-def kill(step: Step, moment: str) -> Play:
-    """The worker dies in a step; its successor, which finds the failpoint fired, finishes."""
-    point = Failpoint(step.name, moment, "kill")
+def kill(step: Step) -> Play:
+    """The worker dies when a step begins, its successor when the step has had its effect; a third one finishes."""
+    points = [Failpoint(step.name, moment, "kill") for moment in ("before", "after")]
 
     async def play(scene: Scene) -> Shown:
         stage = scene.stage
-        async with stage.worker(point) as first:
+        pids = []
+        async with stage.worker(*points) as first:
             handle = await stage.start(scene.there)
-            code = await first.died()
-            assert code == -signal.SIGKILL, f"exit code {code}"
-            assert first.fired(point), "it died of something else"
-        async with stage.worker(point, marks=first.marks):
+            await _dies(first, points[0])
+            pids.append(first.process.pid)
+        async with stage.worker(*points, marks=first.marks) as second:
+            await _dies(second, points[1])
+            pids.append(second.process.pid)
+        async with stage.worker(*points, marks=first.marks):
             stage.done(await stage.ended(handle), scene.there)
-        return Shown(f"pid {first.process.pid} SIGKILL, {point.mark}", End.DONE, scene.there)
+        return Shown(f"SIGKILL of pids {pids[0]} before, {pids[1]} after", End.DONE, scene.there)
 
     return play
+
+
+async def _dies(worker: Worker, point: Failpoint) -> None:
+    code = await worker.died()
+    assert code == -signal.SIGKILL, f"exit code {code}"
+    assert worker.fired(point), f"it died of something else than {point.mark}"
 
 
 def abort(step: Step) -> Play:
@@ -156,8 +164,7 @@ async def freeze(scene: Scene) -> Shown:
 
 def rows() -> Iterator[Row]:
     for step in (*LOOKS, *steps.SWITCHOVER):
-        for moment in MOMENTS:
-            yield Row(f"kill -9 {moment} {step.name}", kill(step, moment))
+        yield Row(f"kill -9 before and after {step.name}", kill(step))
     for step in steps.TO_THE_HANDOVER[:-1]:
         yield Row(f"abort before {step.name}", abort(step), frozenset({End.AS_BEFORE}))
     yield Row("abort at lease.hand_over is refused", abort_at_the_handover)
