@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +18,8 @@ from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from adapters.memory import MemoryWorld, memory_directory
 from dcdr.errors import ConflictError, DeadlineError, SupersededError
-from dcdr.model import EntryRef, HandoverResult, LeaseRecord, Operation, Phase, StepInput, StepResult, StoredLease
-from dcdr.ports import LeaseStore, Scope
+from dcdr.model import EntryRef, HandoverResult, LeaseRecord, Operation, Phase, StepInput, StepResult
+from dcdr.ports import Directory, Scope
 
 OPERATION = Operation(scope="lab", id="op-1", epoch=1, source="dc-a", target="dc-b")
 
@@ -29,23 +28,18 @@ async def do(step: Callable[..., Any], given: StepInput) -> Any:
     return await ActivityEnvironment().run(step, given)
 
 
-class Stalls:
-    """A lease store whose next swap waits for `go`: the attempt has looked and decided, and then its worker froze."""
+class Frozen(LeaseActivities):
+    """A worker that freezes between its last look and its swap, until `go`."""
 
-    def __init__(self, store: LeaseStore) -> None:
-        self._store = store
-        self.stalled, self.go = asyncio.Event(), asyncio.Event()
+    def __init__(self, directory: Directory, book: LedgerBook) -> None:
+        super().__init__(directory, book)
+        self.looked, self.go = asyncio.Event(), asyncio.Event()
 
-    async def read(self, scope: str) -> StoredLease | None:
-        return await self._store.read(scope)
-
-    async def bootstrap(self, record: LeaseRecord) -> StoredLease:
-        return await self._store.bootstrap(record)
-
-    async def swap(self, expected: StoredLease, record: LeaseRecord) -> StoredLease:
-        self.stalled.set()
+    async def _changes(self, scope: Scope, operation: Operation, entry: EntryRef) -> list[str]:
+        found = await super()._changes(scope, operation, entry)
+        self.looked.set()
         await asyncio.wait_for(self.go.wait(), 5)
-        return await self._store.swap(expected, record)
+        return found
 
 
 class Estate:
@@ -77,20 +71,12 @@ class Estate:
         result: HandoverResult = await do((lease or self.lease).hand_over, StepInput(operation=OPERATION, entry=entry))
         return result
 
-    def stalled(self) -> tuple[LeaseActivities, Stalls]:
-        """The same activities with a worker that freezes at the swap."""
-        scope = self.directory.scope("lab")
-        stalls = Stalls(scope.lease)
-        frozen = dataclasses.replace(scope, lease=stalls)
-
-        class Directory:
-            def scope(self, name: str) -> Scope:
-                return frozen
-
-            def names(self) -> tuple[str, ...]:
-                return ("lab",)
-
-        return LeaseActivities(Directory(), self.book), stalls
+    async def frozen(self, entry: EntryRef) -> tuple[asyncio.Task[HandoverResult], asyncio.Event]:
+        """An attempt that has looked, found nothing, and froze; and what thaws it."""
+        worker = Frozen(self.directory, self.book)
+        attempt = asyncio.create_task(self.hand_over(entry, worker))
+        await asyncio.wait_for(worker.looked.wait(), 5)
+        return attempt, worker.go
 
     @property
     def record(self) -> LeaseRecord:
@@ -131,12 +117,10 @@ async def test_an_attempt_that_froze_after_its_look_loses_against_the_one_that_s
     """Else its ledger entry, without the late record, would count, and the record would be lost."""
     estate = build()
     entry = await estate.close()
-    frozen, stalls = estate.stalled()
-    first = asyncio.create_task(estate.hand_over(entry, frozen))
-    await asyncio.wait_for(stalls.stalled.wait(), 5)
+    first, go = await estate.frozen(entry)
     estate.world.late_append("dc-a", "orders", 1, ["late"])
     assert (await estate.hand_over(entry)).changed
-    stalls.go.set()
+    go.set()
     with pytest.raises(ConflictError):
         await first
     assert estate.record.phase is Phase.DRAINING
@@ -151,11 +135,9 @@ async def test_an_attempt_that_froze_after_its_look_loses_against_the_one_that_s
 async def test_an_attempt_that_froze_after_its_look_loses_against_the_undo(build: Callable[..., Estate]) -> None:
     estate = build()
     entry = await estate.close()
-    frozen, stalls = estate.stalled()
-    late = asyncio.create_task(estate.hand_over(entry, frozen))
-    await asyncio.wait_for(stalls.stalled.wait(), 5)
+    late, go = await estate.frozen(entry)
     await do(estate.lease.reopen, StepInput(operation=OPERATION))
-    stalls.go.set()
+    go.set()
     with pytest.raises(ConflictError):
         await late
     with pytest.raises(SupersededError, match="is reopened"):
