@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -175,9 +175,7 @@ class TwoOperations(RuleBasedStateMachine):
 
 
 TestTwoOperations = TwoOperations.TestCase
-TestTwoOperations.settings = settings(
-    max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestTwoOperations.settings = settings(max_examples=80, stateful_step_count=25)
 
 
 def through(*names: str) -> LeaseRecord:
