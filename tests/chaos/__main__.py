@@ -62,7 +62,7 @@ async def play(stage: Stage, row: Row, commit: str) -> Result:
             checked = await stage.judge(standby_complete=True)
             verdict = WORDS[checked.verdict.exit_code]
             assert checked.verdict.clean, "\n".join(as_table(checked))
-            stage.spoiled = False
+            stage.spoiled = row.spoils
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
     outcome = str(shown.end) if shown else ""

@@ -13,6 +13,8 @@ from tests.integration.support import Worker, until
 from workflows import steps
 from workflows.steps import Step
 
+DEADLINE = "PT40S"
+"""Long enough to get to the handover on a busy machine, short enough to wait for."""
 LOOKS = (steps.LEFTOVER, steps.MIRRORS, steps.PREFLIGHT)
 
 
@@ -120,7 +122,7 @@ def terminate(step: Step, found_by: str) -> Play:
     async def play(scene: Scene) -> Shown:
         stage = scene.stage
         side = getattr(scene, active_after)
-        hurry = {"DCDR_DRAIN__OPERATION_DEADLINE": "PT8S"} if found_by == "finder" else {}
+        hurry = {"DCDR_DRAIN__OPERATION_DEADLINE": DEADLINE} if found_by == "finder" else {}
         async with stage.worker(point, settings=hurry) as worker:
             handle = await stage.start(scene.there)
             await worker.reached(point)

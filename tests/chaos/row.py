@@ -53,3 +53,5 @@ class Row:
     play: Play
     expect: frozenset[End] = field(default_factory=lambda: frozenset({End.DONE}))
     rest_s: float = 90.0
+    spoils: bool = False
+    """It leaves something behind that later rows would stumble over."""
