@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from datetime import UTC, datetime
 
 from temporalio.client import Client
@@ -18,15 +19,23 @@ from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT
 from workflows.transition import transition_id
 
 LOOK_EVERY_SECONDS = 5.0
+PAUSE_SECONDS = 60.0
 log = logging.getLogger("dcdr.finder")
 
 
 async def find_forever(client: Client, directory: Directory, *, task_queue: str = TASK_QUEUE) -> None:
-    """Look at every scope's lease every few seconds, for the life of the worker."""
+    """Look at every scope's lease every few seconds, for the life of the worker.
+
+    A recovery that fails needs a person: it is started again after a pause, so that its failures can be read.
+    """
+    again: dict[str, float] = {}
     while True:
         for name in directory.names():
+            if time.monotonic() < again.get(name, 0.0):
+                continue
             try:
-                await look(client, directory, name, task_queue=task_queue)
+                if await look(client, directory, name, task_queue=task_queue):
+                    again[name] = time.monotonic() + PAUSE_SECONDS
             except (DcdrError, RPCError) as error:
                 log.warning("scope %s could not be looked at: %s", name, error)
             except Exception:  # the last one who would notice a leftover must not die of one scope's surprise
