@@ -219,7 +219,13 @@ def _block(check: str, text: str, remedy: str = "", severity: Severity = Severit
 
 def _lease(lease: LeaseRecord, source: str, target: str) -> list[Finding]:
     if lease.op_id is not None:
-        return [_block("lease", f"operation {lease.op_id} is unfinished", "it is finished or undone first")]
+        return [
+            _block(
+                "lease",
+                f"operation {lease.op_id} is unfinished",
+                f"the next switchover finishes or undoes it first; to do so now: dcdr recover {lease.scope}",
+            )
+        ]
     if lease.holder == target:
         return [_block("lease", f"{target} is already active since epoch {lease.epoch}", "there is nothing to do")]
     if lease.holder != source:

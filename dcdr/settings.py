@@ -156,13 +156,22 @@ class DrainSettings(_Section):
     deadline: timedelta = timedelta(seconds=60)
     """From the closing of the fence until the drain is proven; past it the source is opened again."""
     operation_deadline: timedelta = timedelta(minutes=5)
-    """From the intent until the handover; past it anybody who finds the operation may undo it."""
+    """From the intent until the handover; past it nobody hands over, and whoever finds the operation may undo it."""
     quiet: timedelta = timedelta(milliseconds=50)
     """Two looks at the source's ends, this far apart, must agree (design, section 9)."""
     entry_lag_limit: Annotated[int, Field(ge=0)] = 10_000
     """Records the mirror may be behind when a switchover starts; above it, preflight refuses."""
     lagging_group_budget: Annotated[int, Field(ge=0)] = 20_000
     """Records read per partition to place a lagging group exactly; beyond it MM2's value is taken and said so."""
+
+    @model_validator(mode="after")
+    def _leaves_time_to_drain(self) -> Self:
+        if self.operation_deadline <= self.deadline:
+            raise ValueError(
+                f"operation_deadline ({self.operation_deadline}) must be longer than deadline ({self.deadline}): a "
+                "drain that took its whole time could not be handed over any more"
+            )
+        return self
 
 
 class Settings(BaseSettings):

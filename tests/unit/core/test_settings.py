@@ -81,6 +81,10 @@ def test_a_member_that_is_also_the_arbiter_is_refused(load: Any) -> None:
         (document(members={"DC A": member("a"), "dc-b": member("b")}), "scopes.lab.members"),
         ({**document(), "drain": {"deadline": "soon"}}, "drain.deadline"),
         ({**document(), "drain": {"entry_lag_limit": -1}}, "drain.entry_lag_limit"),
+        (
+            {**document(), "drain": {"deadline": "PT6M"}},
+            "drain: Value error, operation_deadline (0:05:00) must be longer",
+        ),
         (document(fence="none"), "scopes.lab.fence"),
         (document(mirror={"source_connector": "mm2-source"}), "scopes.lab.mirror.source_connector"),
         (document(mirror={"checkpoint_connector": "{sorce}-{target}"}), "scopes.lab.mirror.checkpoint_connector"),
