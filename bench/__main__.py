@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from enum import StrEnum
@@ -139,7 +140,13 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
+    # The load and the lab are sessions of their own: they have to be ended on the way out.
+    signal.signal(signal.SIGTERM, _end)
     typer.run(bench)
 
 
