@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from temporalio import activity
@@ -11,7 +13,7 @@ from temporalio import activity
 from activities.book import LedgerBook
 from activities.step import FIRST_WAIT, LONGEST_WAIT, Steps, Stopwatch, both
 from dcdr import drain
-from dcdr.errors import DeadlineError, NotYetError
+from dcdr.errors import DeadlineError, NotYetError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import Cut, LogEnds, Operation, StepInput, StepResult, Topic, TopicPartition, TransactionsResult
 from dcdr.plan import mirror_of
@@ -19,6 +21,8 @@ from dcdr.ports import Directory, Member, Scope
 
 GROUP_OFFSETS = "__consumer_offsets"
 SETTLE_SECONDS = 8.0
+HELD_SECONDS = 0.25
+"""An open transaction is listed and fenced beside the settling; one that is still there by now was not on that list."""
 STALLED_SECONDS = 3.0
 """No progress for this long: the mirror's tasks are looked at, and restarted where they failed."""
 
@@ -42,17 +46,7 @@ class CutActivities(Steps):
         async with self.holding(step.operation, Standing.DRAINING) as scope:
             watch = Stopwatch()
             source, target = both(scope, step.operation)
-            reserved = source.reserved_topics | target.reserved_topics
-            found = await source.transactions.open()
-            ids = tuple(
-                sorted(
-                    transaction.transactional_id
-                    for transaction in found
-                    if any(_users(place.topic, reserved) for place in transaction.partitions)
-                )
-            )
-            if ids:
-                await source.transactions.fence(ids)
+            ids = await _fence_open(source, source.reserved_topics | target.reserved_topics)
             note = f"fenced {', '.join(ids)}" if ids else "none was open"
             return TransactionsResult(**watch.so_far(), fenced=ids, note=note, counts={"fenced": len(ids)})
 
@@ -64,7 +58,13 @@ class CutActivities(Steps):
             source, target = both(scope, step.operation)
             topics = await self._mirrored(source, target)
             places = drain.partitions_of(topics)
-            ends = await _settled(source, places)
+            late: set[str] = set()
+
+            async def free() -> None:
+                # Begun by a request that was checked before the fence closed: nobody will end it in time.
+                late.update(await _fence_open(source, source.reserved_topics | target.reserved_topics))
+
+            ends = await _settled(source, places, free)
             cut = drain.take_cut(step.operation, topics, ends, datetime.now(UTC))
             entry = await self._book.write(scope, cut)
             counts = {
@@ -73,6 +73,7 @@ class CutActivities(Steps):
                 "offsets": sum(at.leo - at.start for at in ends.values()),
             }
             note = f"{counts['partitions']} partitions of {counts['topics']} topics settled"
+            note += f"; fenced late: {', '.join(sorted(late))}" if late else ""
             return StepResult(**watch.so_far(), entry=entry, note=note, counts=counts)
 
     @activity.defn(name="drain.prove")
@@ -85,9 +86,13 @@ class CutActivities(Steps):
             watch = Stopwatch()
             cut = await self._book.read(scope, step.operation, step.entry)
             # Asked for now, beside the wait: a question to Connect costs 7 to 100 ms, and the outage is under way.
-            (looks, behind), _ = await asyncio.gather(
-                self._drained(scope, cut), self._mirror_ids(scope, step.operation)
-            )
+            ids = asyncio.create_task(self._mirror_ids(scope, step.operation))
+            try:
+                looks, behind = await self._drained(scope, cut)
+                with suppress(TransientError):  # `mirror.close` asks again
+                    await ids
+            finally:
+                ids.cancel()
             note = f"proven after {looks} looks"
             if behind:
                 note += f"; {len(behind)} partitions lost records to retention before they were copied"
@@ -179,6 +184,20 @@ def _users(topic: str, reserved: frozenset[str]) -> bool:
     return topic == GROUP_OFFSETS or not drain.is_internal(topic, reserved)
 
 
+async def _fence_open(source: Member, reserved: frozenset[str]) -> tuple[str, ...]:
+    """Take over the ids of users' open transactions. Returns: the ids."""
+    ids = tuple(
+        sorted(
+            transaction.transactional_id
+            for transaction in await source.transactions.open()
+            if any(_users(place.topic, reserved) for place in transaction.partitions)
+        )
+    )
+    if ids:
+        await source.transactions.fence(ids)
+    return ids
+
+
 async def transactional_ids(member: Member, connector: str) -> list[str]:
     """Ids of an exactly-once connector's task producers: `<Connect group>-<connector>-<task>`.
 
@@ -190,22 +209,28 @@ async def transactional_ids(member: Member, connector: str) -> list[str]:
     return [f"{member.connect_group_id}-{connector}-{task}" for task in range(tasks)]
 
 
-async def _settled(member: Member, places: list[TopicPartition]) -> dict[TopicPartition, LogEnds]:
-    """Ends of `places` once LEO = HW = LSO on all of them.
+async def _settled(
+    member: Member, places: list[TopicPartition], free: Callable[[], Awaitable[None]] | None = None
+) -> dict[TopicPartition, LogEnds]:
+    """Ends of `places` once LEO = HW = LSO on all of them; `free` is called while only a transaction holds them back.
 
     Raises: NotYetError with the partitions that do not settle.
     """
-    give_up = time.monotonic() + SETTLE_SECONDS
+    began = freed = time.monotonic()
     wait = FIRST_WAIT
     while True:
         ends = await member.logs.ends(places)
         open_still = drain.unsettled(ends)
         if not open_still:
             return dict(ends)
-        if time.monotonic() >= give_up:
+        now = time.monotonic()
+        if now - began >= SETTLE_SECONDS:
             raise NotYetError(
                 f"{member.name} does not settle, {len(open_still)} partitions: {'; '.join(open_still[:5])}"
             )
+        if free is not None and now - freed >= HELD_SECONDS and all(at.leo == at.hw for at in ends.values()):
+            await free()
+            freed = time.monotonic()
         await asyncio.sleep(wait)
         wait = min(wait * 1.5, LONGEST_WAIT)
 

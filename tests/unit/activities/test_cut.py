@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from activities import cut as steps
-from dcdr.errors import DeadlineError, MisconfiguredError, NotYetError
+from dcdr.errors import ConflictError, DcdrError, DeadlineError, MisconfiguredError, NotYetError
 from dcdr.model import StepInput, StepResult, TopicPartition
 from tests.unit.activities.test_hand_over import OPERATION, Estate, do
 
@@ -87,6 +88,36 @@ async def test_open_transactions_of_users_are_aborted_at_once_and_named(build: C
     assert fenced.fenced == ("app-7",)
     assert estate.world.end("dc-a", "app-7").value == "refused"
     assert estate.world.ends("dc-a", "payments", 0).settled
+
+
+async def test_a_transaction_that_was_on_no_list_does_not_hold_the_cut_until_it_times_out(
+    build: Callable[..., Estate],
+) -> None:
+    estate = build()
+    await do(estate.lease.begin, StepInput(operation=OPERATION))
+    assert (await do(estate.cut.fence_transactions, StepInput(operation=OPERATION))).note == "none was open"
+    estate.world.begin("dc-a", "app-8")
+    estate.world.produce("dc-a", "payments", 1, ["late half"], txn="app-8")
+    taken: StepResult = await do(estate.cut.take, StepInput(operation=OPERATION))
+    assert taken.note.endswith("; fenced late: app-8")
+    assert taken.took.total_seconds() < steps.SETTLE_SECONDS / 2
+
+
+@pytest.mark.parametrize("error", [ConflictError, MisconfiguredError])
+async def test_a_drain_leaves_nothing_running_behind_when_connect_does_not_tell_the_mirrors_tasks(
+    build: Callable[..., Estate], error: type[DcdrError]
+) -> None:
+    """A proof that went on after its attempt had failed could restart the mirror that the next one closes."""
+    estate = build()
+    order = await cut(estate)
+    estate.world.fail("connect.connectors", error=error)
+    before = asyncio.all_tasks()
+    try:
+        proven: StepResult = await do(estate.cut.prove, order)
+        assert proven.counts["looks"] >= 1
+    except MisconfiguredError:
+        assert error is MisconfiguredError
+    assert asyncio.all_tasks() <= before
 
 
 @pytest.mark.parametrize(
