@@ -234,6 +234,13 @@ def status(url: str, timeout_s: float = 5.0) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def restart_failed(url: str, name: str, entry: Mapping[str, Any] | None) -> None:
+    """Restart what has failed of a connector: a task does not try again by itself."""
+    parts = [(entry or {}).get("connector", {}), *(entry or {}).get("tasks", [])]
+    if any(part.get("state") == "FAILED" for part in parts):
+        request("POST", f"{url}/connectors/{name}/restart", params={"includeTasks": "true", "onlyFailed": "true"})
+
+
 def standing_state(source: str, active: str) -> str:
     return "RUNNING" if source == active else "STOPPED"
 

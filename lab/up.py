@@ -321,6 +321,8 @@ class _Start:
 
             def reached() -> bool:
                 found = connect.status(url)
+                for name in wanted:
+                    connect.restart_failed(url, name, found.get(name))
                 return all(connect.has_state(name, found.get(name), state) for name in wanted)
 
             wait_for(
