@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from lab.load.config import LoadConfig
 from lab.load.runner import LoadError
+from lab.load.tally import Tally
 
 START_S = 60.0
 STOP_S = 90.0
@@ -70,7 +71,7 @@ class Load:
         try:
             content: dict[str, Any] = json.loads((self.out / "live.json").read_text())
         except FileNotFoundError:
-            return {"acked": {}, "refused": 0, "unknown": 0, "received": {}, "commits": {}, "cluster": ""}
+            return Tally().snapshot()
         return content
 
     def wait_until(self, holds: Callable[[dict[str, Any]], bool], timeout_s: float, what: str) -> dict[str, Any]:

@@ -12,10 +12,14 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from lab.check.cli import check
+from lab.check.estate import current_runs
+from lab.check.logs import Cluster
 from lab.check.model import Demands, Kind
 from lab.load.config import ClientManners
+from lab.load.estate import Estate
 from lab.load.process import Load
 from lab.load.runner import LoadError
+from lab.record import Home
 from tests.integration.load_check_world import CALL_S, GROUPS, Pair, pair
 
 ACKS = 600
@@ -38,6 +42,7 @@ def switch_under_load(world: Pair, load: Load) -> None:
     load.wait_for_acks(ACKS)
     # A group that stands nowhere yet cannot be carried over.
     load.wait_until(lambda live: set(live["commits"]) == set(GROUPS), MOVE_S, "every group to have committed")
+    load.wait_until(lambda live: live["aborted"] > 0, MOVE_S, "a transaction aborted on purpose")
     world.close()
     load.wait_until(lambda live: live["refused"] > 0, MOVE_S, "a refusal")
     world.move()
@@ -65,7 +70,7 @@ def test_there_and_back_under_load_is_clean_for_good_and_naive_clients(world: Pa
     assert checked.verdict.samples == []
     assert checked.verdict.vacuous == []
     assert checked.verdict.exit_code == 0
-    # Not by luck: there were aborted transactions, tombstones, groups on both sides.
+    # Not by luck: there were aborted transactions, and every group read on both sides.
     assert all(summary["aborted"] > 0 for summary in summaries.values())
     groups = checked.verdict.facts["groups"]
     assert isinstance(groups, dict)
@@ -171,6 +176,23 @@ def test_anomalies_planted_on_real_brokers_are_found_and_printed(world: Pair, ru
     printed = json.loads(result.stdout)
     assert printed["counts"]["duplicated"] == after[Kind.DUPLICATED]
     assert {sample["kind"] for sample in printed["first"]} >= {"duplicated", "altered", "phantom", "stale", "missing"}
+
+
+def test_a_run_whose_topic_was_made_anew_is_left_out(world: Pair, tmp_path: Path) -> None:
+    kafka = world.kafkas[world.active]
+    kafka.create_topic("again", 1)
+    estate = Estate(Home("pair", tmp_path), {})
+    clusters = [Cluster(name, other.client()) for name, other in world.kafkas.items()]
+    config = world.load_config(estate.runs / "first", topics={"again": "keyed"}, groups={})
+    with Load(config) as load:
+        load.wait_for_acks(20)
+    said: list[str] = []
+    assert current_runs(estate, clusters, said.append) == [config.out]
+    for deleted in kafka.admin().delete_topics(["again"]).values():
+        deleted.result(CALL_S)
+    kafka.create_topic("again", 1)
+    assert current_runs(estate, clusters, said.append) == []
+    assert said == ["run first is left out: its topics were made anew since"]
 
 
 def every_run(runs: Path) -> list[Path]:
