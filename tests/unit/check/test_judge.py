@@ -150,6 +150,23 @@ def change_partition(history: History, rng: random.Random) -> bool:
     return True
 
 
+def change_partition_of_an_unanswered_one(history: History, rng: random.Random) -> bool:
+    """Nobody was told a partition; the two sides still have to agree."""
+    visible = {seen.attempt for records in history.logs[history.active].values() for seen in records}
+    found = [
+        number
+        for number, attempt in history.attempts.items()
+        if attempt.outcome is Outcome.INFO and attempt.topic == "orders" and number in visible
+    ]
+    if not found:
+        return False
+    tp, index = where(history, history.active, rng.choice(found))
+    seen = history.logs[history.active][tp].pop(index)
+    elsewhere = history.logs[history.active][(tp[0], (tp[1] + 1) % 3)]
+    elsewhere.append(seen._replace(offset=elsewhere[-1].offset + 1 if elsewhere else 0))
+    return True
+
+
 def move(history: History, rng: random.Random) -> bool:
     """The log of the side that acknowledged was rewritten: same records, other offsets."""
     _, attempt = _visible_ok(history, rng, history.active)
@@ -302,6 +319,7 @@ PLANTS: dict[str, tuple[Plant, Kind]] = {
     "other headers on the standby": (alter("standby", "headers"), Kind.ALTERED),
     "a value turned into a tombstone": (empty_a_value, Kind.ALTERED),
     "a record in another partition": (change_partition, Kind.ALTERED),
+    "an unanswered record in another partition": (change_partition_of_an_unanswered_one, Kind.ALTERED),
     "acknowledged offsets that are not there any more": (move, Kind.MOVED),
     "a refused or aborted record": (show_a_failed_one, Kind.PHANTOM),
     "a record nobody sent": (show_an_unknown_one, Kind.PHANTOM),
