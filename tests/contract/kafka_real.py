@@ -206,10 +206,12 @@ def start(
     try:
         settings = {node: _properties(kafka, node, port, controller, more) for node, port in enumerate(ports, start=1)}
         tool = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]
-        formats = [_run([*tool, str(path)], folder / f"format-{node}.log") for node, path in settings.items()]
-        for formatting in formats:
-            if formatting.wait(READY_S):
-                raise RuntimeError(f"a broker's storage could not be formatted: {folder}/format-*.log")
+        formats = {node: _run([*tool, str(path)], folder / f"format-{node}.log") for node, path in settings.items()}
+        codes = {node: formatting.wait(READY_S) for node, formatting in formats.items()}
+        for node, code in codes.items():
+            if code:
+                log = (folder / f"format-{node}.log").read_text(errors="replace")
+                raise RuntimeError(f"the storage of broker {node} could not be formatted ({code}): {log[-2000:]}")
         for node, port in enumerate(ports, start=1):
             process = _run([*java, "kafka.Kafka", str(settings[node])], folder / f"broker-{node}.log")
             kafka.brokers.append(Broker(node, port, process))
@@ -314,6 +316,7 @@ def _properties(kafka: RealKafka, node: int, port: int, controller: int, more: M
         # A frozen follower stays in the ISR for as long as a test looks at it.
         "replica.lag.time.max.ms": 60_000,
         "broker.session.timeout.ms": 60_000,
+        "initial.broker.registration.timeout.ms": int(READY_S * 1000),
         "log.retention.ms": -1,  # the tests write records of 1970, too
         "log.cleaner.backoff.ms": 200,
         "log.retention.check.interval.ms": 500,
@@ -343,7 +346,9 @@ def _await_ready(kafka: RealKafka, brokers: int) -> None:
     while True:
         for broker in kafka.brokers:
             if broker.process.poll() is not None:
-                raise RuntimeError(f"broker {broker.node} ended at once: {kafka.folder}/broker-{broker.node}.log")
+                logs = sorted(kafka.folder.glob(f"broker-{broker.node}*.log"), key=lambda path: path.stat().st_mtime)
+                said = logs[-1].read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"broker {broker.node} ended with {broker.process.returncode}: {said}")
         with contextlib.suppress(Exception):
             if len(admin.list_topics(timeout=2).brokers) == brokers:
                 return

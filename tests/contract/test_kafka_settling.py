@@ -170,7 +170,8 @@ async def test_a_cluster_that_is_away_when_we_start_is_warm_soon_after_it_return
 
 
 async def test_a_broker_that_was_killed_and_started_again_is_used_again() -> None:
-    with running() as kafka:
+    # A broker that comes back is refused until its old session has ended.
+    with running(properties={"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}) as kafka:
         cluster = kafka.cluster()
         await cluster.warm()
         topic = fresh("restart")
