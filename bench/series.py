@@ -80,8 +80,8 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     config = Estate.open(lab.name).load_config(rate=wanted.rate, size=wanted.size, client=manners, out=out)
     load = Load(config)
     async with open_switcher(contestant, lab, folder) as switcher:
-        await asyncio.to_thread(load.start)
         try:
+            await asyncio.to_thread(load.start)
             await _flow(load, lab, MEMBERS[0], wanted.rate)
             load_average = os.getloadavg()[0]
             source, attempts = MEMBERS[0], list[_Attempt]()
