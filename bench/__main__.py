@@ -30,7 +30,7 @@ from lab.errors import LabError, UsageError
 from lab.load import LoadError
 from lab.load.journal import JournalError
 from lab.processes import ProcessState
-from lab.record import state_root
+from lab.record import Home, state_root
 from lab.up import up
 
 FULL, QUICK = 10, 3
@@ -85,7 +85,7 @@ def bench(
 def _results(
     name: str, contestants: list[Contestant], wanted: Wanted, brokers: int, fresh: bool, keep: bool
 ) -> dict[Contestant, Series]:
-    folder = state_root() / "bench" / name
+    folder = state_root() / "bench" / Home.of(name).name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _say(f"results in {folder}")
     found: dict[Contestant, Series] = {}
