@@ -180,7 +180,8 @@ move_groups() {
 hand_over() {
     get "http://$ETCD/v3/kv/range" --data "{\"key\": \"$(printf %s "$LEASE_KEY" | base64 -w0)\"}" >"$WORK/lease"
     json 'kv = json.load(open(sys.argv[1]))["kvs"][0]; r = json.loads(base64.b64decode(kv["value"]))
-r.update(holder=sys.argv[2], epoch=r["epoch"] + 1, seq=r.get("seq", 0) + 1, phase="OPEN", ledger=None)
+r.update(holder=sys.argv[2], epoch=r["epoch"] + 1, seq=r.get("seq", 0) + 1, turn=r.get("turn", 0) + 1,
+         phase="OPEN", ledger=None)
 value = base64.b64encode(json.dumps(r).encode()).decode()
 print(json.dumps({"compare": [{"key": kv["key"], "target": "MOD", "modRevision": kv["mod_revision"]}],
                   "success": [{"requestPut": {"key": kv["key"], "value": value}}]}))
