@@ -231,14 +231,15 @@ async def _mirror_runs(scene: Scene) -> None:
 
 def _new_topic(stage: Stage, member: str, partitions: int = 2, config: dict[str, str] | None = None) -> str:
     name = f"lab-{uuid4().hex[:8]}"
-    made = stage.lab.admin(member).create_topics([NewTopic(name, partitions, config=config or {})])
-    made[name].result(CALL_S)
+    admin = stage.lab.admin(member)  # kept: a client that is let go of gives up its answers
+    admin.create_topics([NewTopic(name, partitions, config=config or {})])[name].result(CALL_S)
     return name
 
 
 def _drop_topic(stage: Stage, name: str) -> None:
     for member in ("dc-a", "dc-b"):
-        for done in stage.lab.admin(member).delete_topics([name]).values():
+        admin = stage.lab.admin(member)
+        for done in admin.delete_topics([name]).values():
             with contextlib.suppress(Exception):  # it may be on one side only
                 done.result(CALL_S)
 
