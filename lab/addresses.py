@@ -157,7 +157,8 @@ def make_plan(prefix: str, broker_count: int, is_free: Callable[[Address], bool]
 
     Raises: LabError when the range holds too few free ports.
     """
-    candidates: dict[str, Iterator[int]] = {site: iter(range(FIRST_PORT, LAST_PORT + 1)) for site in (*SITES, HERE)}
+    candidates = {site: iter(range(FIRST_PORT, LAST_PORT + 1)) for site in SITES}
+    candidates[HERE] = iter(_shared_ports(prefix))
 
     def take(site: str) -> Address:
         host = site_address(prefix, site)
@@ -175,6 +176,15 @@ def make_plan(prefix: str, broker_count: int, is_free: Callable[[Address], bool]
         )
         links.append(Link(source, destination, service, entries))
     return Plan(prefix, broker_count, ports, tuple(links))
+
+
+def _shared_ports(prefix: str) -> list[int]:
+    """Ports for the address that all labs share: each prefix begins elsewhere, so that a lab that is down meanwhile,
+    or planned at the same moment, seldom wants the same one."""
+    _, second, third = (int(part) for part in prefix.split("."))
+    everything = range(FIRST_PORT, LAST_PORT + 1)
+    start = (second * 256 + third) * 7 % len(everything)
+    return [*everything[start:], *everything[:start]]
 
 
 def prefixes(seed: str, taken: Sequence[str]) -> Iterator[str]:

@@ -36,7 +36,8 @@ def probe(lab: Lab, name: str) -> tuple[Callable[[], bool], float]:
         return lambda: temporal.is_ready(plan), SERVER_START_S
     if name == "worker":
         binary = locate().temporal
-        return lambda: temporal.has_worker(binary, plan), SERVER_START_S
+        pid = lab.process(name).pid or 0
+        return lambda: temporal.has_worker(binary, plan, pid), SERVER_START_S
     member = next(one for one in MEMBERS if one in name)
     if name.startswith("kafka-"):
         admin = lab.admin(member)

@@ -67,12 +67,13 @@ def declare(binary: Path, plan: Plan, log: Path) -> None:
         raise LabError(f"Temporal refused the search attributes: {done.stderr.strip()}")
 
 
-def has_worker(binary: Path, plan: Plan) -> bool:
-    """Somebody polls the task queue for workflows."""
+def has_worker(binary: Path, plan: Plan, pid: int) -> bool:
+    """The worker with this pid polls the task queue for workflows; the server lists those long gone as well."""
     argv = ["task-queue", "describe", "--task-queue", TASK_QUEUE, "--namespace", NAMESPACE, "-o", "json"]
     done = processes.run([str(binary), *argv, *_address(plan)], os.environ, Path(os.devnull), COMMAND_LIMIT_S)
     try:
-        return bool(json.loads(done.stdout)["pollers"])
+        pollers = json.loads(done.stdout)["pollers"]
+        return any(one["taskQueueType"] == "workflow" and one["identity"].endswith(f":{pid}") for one in pollers)
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -240,8 +240,8 @@ class _Start:
         add("endpoint-proxy", partial(self.serve, "endpoint-proxy"), "endpoint", "toxiproxy")
         add("temporal", self.temporal)
         if self.with_worker:
-            mirrors = [f"mirror {source} to {other(source)}" for source in MEMBERS]
-            add("worker", partial(self.serve, "worker"), "temporal", "endpoint", "lease", *mirrors)
+            workers = [f"connect-{member}" for member in MEMBERS]  # it may come up beside the mirrors
+            add("worker", partial(self.serve, "worker"), "temporal", "endpoint", "lease", "estate", *workers)
         self.steps.run()
 
     # --- helpers ---

@@ -57,6 +57,12 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
     assert Address("127.20.7.1", FIRST_PORT + 4) in given
 
 
+def test_two_labs_want_different_ports_of_the_address_they_share() -> None:
+    one, two = (make_plan(prefix, 1, lambda _: True) for prefix in ("127.20.7", "127.20.8"))
+    assert one.ports["temporal/frontend"].host == two.ports["temporal/frontend"].host == "127.0.0.1"
+    assert one.ports["temporal/frontend"] != two.ports["temporal/frontend"]
+
+
 def test_no_free_port_is_an_error_that_names_the_way_out() -> None:
     with pytest.raises(LabError, match="--site-prefix"):
         make_plan("127.20.7", 1, lambda _: False)
