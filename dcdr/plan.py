@@ -160,6 +160,9 @@ def examine(scope: Scope, target: str, estate: Estate) -> Preflight:
                 Severity.RETRY,
             )
         )
+    if lease.op_id is None and lease.holder == target:
+        # Everything else was judged as if the other side were active, and would send people the wrong way.
+        findings = _lease(lease, source, target)
     return Preflight(
         scope=scope.name,
         active=lease.holder,

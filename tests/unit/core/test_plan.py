@@ -337,6 +337,12 @@ def test_a_refusal_holds_every_reason() -> None:
     ]
 
 
+def test_a_target_that_is_active_already_is_the_only_thing_said() -> None:
+    """On an estate at rest the other way round, where the same look would find the endpoint and the mirrors wrong."""
+    seen = findings(replace(GOOD, lease=LeaseRecord(scope="lab", holder="dc-a", epoch=7)), target="dc-a")
+    assert [finding.check for finding in seen] == ["lease"]
+
+
 def test_a_warning_is_carried_into_the_plan_and_stops_nothing() -> None:
     planned = plan(new(topics=with_topic(TOPICS, topic("left-over"))))
     assert len(planned.warnings) == 1
