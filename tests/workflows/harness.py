@@ -146,8 +146,12 @@ class Case:
                 stderr=log,
             )
         assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-        assert line.strip() == b"ready", self.path.with_suffix(".log").read_text()
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+            assert line.strip() == b"ready", self.path.with_suffix(".log").read_text()
+        except BaseException:
+            await end(process)
+            raise
         return process
 
 
