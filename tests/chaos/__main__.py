@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
 import sys
@@ -48,8 +49,6 @@ async def play(stage: Stage, row: Row, commit: str) -> Result:
     verdict, error = "", ""
     try:
         async with asyncio.timeout(ROW_S):
-            await ready(stage)
-            began = time.monotonic()
             here, there = stage.here(), stage.there()
             async with stage.load(rate=RATE) as load:
                 await stage.flowing(load, here)
@@ -72,7 +71,7 @@ async def play(stage: Stage, row: Row, commit: str) -> Result:
 
 
 async def ready(stage: Stage) -> None:
-    """The lab at rest; one that the gentle way does not clean is wiped."""
+    """The lab at rest; one that the gentle way does not clean is wiped. Raises: LabError when there is none any more."""
     stage.end_workers()
     try:
         await stage.ready()
@@ -91,6 +90,7 @@ async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, com
             say(f"the tree is not at {commit} any more: what comes would not count. Run again")
             return
         stage.spoiled |= len(stage.runs) >= FRESH_EVERY
+        await ready(stage)
         result = await play(stage, rows[name], commit)
         results.append(folder, shard, result)
         say(f"{number}/{len(names)} {'ok' if result.ok else 'FAILED'} {name} ({result.seconds:.0f} s) {result.fired}")
@@ -141,9 +141,12 @@ def main() -> int:
         lab = given.lab or f"chaos-{given.number}"
         try:
             asyncio.run(play_all(wanted, f"shard-{given.number}-of-{given.count}", folder, lab, commit))
+        except LabError as error:
+            say(f"the lab is lost: {error}")
         finally:
             if not given.keep:
-                down(lab, True, quietly)
+                with contextlib.suppress(LabError):  # it may be lost
+                    down(lab, True, quietly)
     found = results.load(folder)
     good, failed, missing = results.summary(names, found)
     if given.output == "json":
