@@ -71,7 +71,7 @@ async def play(stage: Stage, row: Row, commit: str) -> Result:
 
 
 async def ready(stage: Stage) -> None:
-    """The lab at rest; one that the gentle way does not clean is wiped. Raises: LabError when there is none any more."""
+    """The lab at rest; one that a gentle reset does not clean is wiped. Raises: LabError when there is none left."""
     stage.end_workers()
     try:
         await stage.ready()
