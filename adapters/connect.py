@@ -80,8 +80,13 @@ class ConnectControl:
     async def stop(self, connector: str) -> None:
         """Ask for STOPPED and see the connector say so; its tasks end later.
 
+        One that is STOPPED already is left alone: a second stop makes Connect 4.3.1 with exactly-once answer 500
+        ("taskConfigGeneration ... is null") to every later change of its offsets, until it has run tasks again.
+
         Raises: NotYetError when it was accepted and does not show within `READ_BACK`.
         """
+        if await self._read_state(connector) is ConnectorState.STOPPED:
+            return
         await self._json("PUT", f"{_path(connector)}/stop", f"stop {connector}")
         await self._await_state(connector, lambda state: state is ConnectorState.STOPPED, "STOPPED")
 
@@ -164,8 +169,7 @@ class ConnectControl:
     async def _await_state(self, connector: str, good: Callable[[ConnectorState], bool], wanted: str) -> None:
         deadline = time.monotonic() + READ_BACK.total_seconds()
         while True:
-            status = await self._json("GET", f"{_path(connector)}/status", f"read the state of {connector}")
-            state = _state(status.get("connector"))
+            state = await self._read_state(connector)
             if good(state):
                 return
             if time.monotonic() > deadline:
@@ -174,6 +178,10 @@ class ConnectControl:
                     f"{READ_BACK.total_seconds():g} s: a rebalance is pending, or its worker is away"
                 )
             await asyncio.sleep(_POLL_S)
+
+    async def _read_state(self, connector: str) -> ConnectorState:
+        status = await self._json("GET", f"{_path(connector)}/status", f"read the state of {connector}")
+        return _state(status.get("connector"))
 
     async def _json(self, method: str, path: str, what: str, **request: Any) -> dict[str, Any]:
         try:
