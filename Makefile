@@ -27,6 +27,10 @@ test: ## everything that CI runs, from a cold cache if need be, and where its ti
 check: ## format, lint, types, import arrows, unit tests: under a minute
 	@$(PYTHON) tests/run.py check
 
+.PHONY: integration
+integration: prepare ## every test on real servers, the slow ones that CI leaves out too
+	@$(BIN)/pytest -v tests/contract tests/integration
+
 .PHONY: chaos
 chaos: prepare ## kills, aborts and bad days on the real lab (resumable; ends in one table)
 	@$(BIN)/python -m tests.chaos

@@ -23,7 +23,11 @@ BIN = ROOT / ".venv" / "bin"
 SLOWEST = 15
 DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 40 * 60}
 """Seconds before a phase counts as hung. The cold build of kube-apiserver on a busy machine is what needs most."""
-OPTIONS = {"tests/unit": ["-q"], "tests/workflows": ["-q", "-n", "4", "--dist", "worksteal"]}
+OPTIONS = {
+    "tests/unit": ["-q"],
+    "tests/workflows": ["-q", "-n", "4", "--dist", "worksteal"],
+    "tests/integration": ["-v", "-m", "not thorough"],
+}
 """A workflow test mostly waits (for a heartbeat that will not come), so four run side by side on two cores."""
 WITH_SERVERS = ("tests/contract", "tests/integration")
 

@@ -32,7 +32,7 @@ from lab.status import cleaner_offsets
 from lab.waiting import wait_for
 
 UP_LIMIT_S = 240
-pytestmark = pytest.mark.timeout(420)
+pytestmark = [pytest.mark.timeout(420), pytest.mark.thorough]
 
 
 def cli(*arguments: str, state: Path, limit_s: float = UP_LIMIT_S) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from lab.estate import Lab
 from lab.up import up
 from lab.waiting import wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from lab.load.runner import LoadError
 from lab.record import Home
 from tests.integration.load_check_world import CALL_S, GROUPS, Pair, pair
 
+pytestmark = pytest.mark.thorough
+
 ACKS = 600
 MOVE_S = 60.0
 
