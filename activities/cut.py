@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from temporalio import activity
 
 from activities.book import LedgerBook
-from activities.step import FIRST_WAIT, LONGEST_WAIT, Steps, Stopwatch, both
+from activities.step import FIRST_WAIT, LONGEST_WAIT, Steps, Stopwatch, both, connector_of
+from activities.witness import source_tails, target_tails, verdicts
 from dcdr import drain
 from dcdr.errors import DeadlineError, NotYetError, TransientError
 from dcdr.lease import Standing
-from dcdr.model import Cut, LogEnds, Operation, StepInput, StepResult, Topic, TopicPartition, TransactionsResult
+from dcdr.model import (
+    Cut,
+    LogEnds,
+    Operation,
+    StepInput,
+    StepResult,
+    Topic,
+    TopicPartition,
+    TransactionsResult,
+    Verdict,
+)
 from dcdr.plan import mirror_of
 from dcdr.ports import Directory, Member, Scope
 
@@ -51,8 +63,11 @@ class CutActivities(Steps):
             return TransactionsResult(**watch.so_far(), fenced=ids, note=note, counts={"fenced": len(ids)})
 
     @activity.defn(name="cut.take")
-    async def take(self, step: StepInput) -> StepResult:
-        """Wait until LEO = HW = LSO on every partition of the source, then write those ends down: the first look."""
+    async def take(self, step: StepInput) -> TransactionsResult:
+        """Wait until LEO = HW = LSO on every partition of the source, then write those ends down: the first look.
+
+        A transaction that began behind the back of `transactions.fence` is fenced here.
+        """
         async with self.holding(step.operation, Standing.DRAINING) as scope:
             watch = Stopwatch()
             source, target = both(scope, step.operation)
@@ -74,7 +89,9 @@ class CutActivities(Steps):
             }
             note = f"{counts['partitions']} partitions of {counts['topics']} topics settled"
             note += f"; fenced late: {', '.join(sorted(late))}" if late else ""
-            return StepResult(**watch.so_far(), entry=entry, note=note, counts=counts)
+            return TransactionsResult(
+                **watch.so_far(), entry=entry, fenced=tuple(sorted(late)), note=note, counts=counts
+            )
 
     @activity.defn(name="drain.prove")
     async def prove(self, step: StepInput) -> StepResult:
@@ -141,29 +158,45 @@ class CutActivities(Steps):
 
     @activity.defn(name="mirror.close")
     async def close_mirror(self, step: StepInput) -> StepResult:
-        """Fence the mirror's transactional ids on the target, wait until the target stands still, write the ledger.
+        """Fence the mirror's transactional ids on the target, wait until it stands still, compare, write the ledger.
 
         From here nothing of the retiring mirror can write to the target, whatever its tasks still believe.
+
+        Raises: MirrorContentError when the last records of both sides differ.
         """
         async with self.holding(step.operation, Standing.DRAINING) as scope:
             watch = Stopwatch()
             operation = step.operation
             cut = await self._book.read(scope, operation, step.entry)
-            _, target = both(scope, operation)
+            source, target = both(scope, operation)
             mirror = mirror_of(scope, operation.source, operation.target)
-            await target.transactions.fence(await self._mirror_ids(scope, operation))
             places = [TopicPartition(row.topic, row.partition) for row in cut.rows]
-            topics, mirrored, ends = await asyncio.gather(
-                target.logs.topics(), target.positions.current(mirror.source_connector), _settled(target, places)
+
+            async def close() -> Mapping[TopicPartition, LogEnds]:
+                await target.transactions.fence(await self._mirror_ids(scope, operation))
+                return await _settled(target, places)
+
+            ends, ours = await asyncio.gather(close(), source_tails(source, cut))
+            topics, mirrored, theirs = await asyncio.gather(
+                target.logs.topics(),
+                target.positions.current(mirror.source_connector),
+                target_tails(target, ends),
             )
-            ledger = drain.prove(cut, mirrored, topics, ends)
+            # What came and was copied after the cut is the last look's affair: another cut follows.
+            late = drain.beyond(cut, mirrored)
+            shown = await verdicts(
+                target, ends, {place: tail for place, tail in ours.items() if place not in late}, theirs
+            )
+            ledger = drain.prove(cut, mirrored, topics, ends, shown)
             entry = await self._book.write(scope, ledger)
             records = sum(row.end - row.start for row in ledger.rows)
+            by_verdict = Counter(shown.values())
             return StepResult(
                 **watch.so_far(),
                 entry=entry,
-                note=f"ledger {entry.digest[:12]} on both sides",
-                counts={"partitions": len(ledger.rows), "offsets": records},
+                note=f"ledger {entry.digest[:12]} on both sides; {by_verdict[Verdict.COMPARED]} partitions compared",
+                counts={"partitions": len(ledger.rows), "offsets": records}
+                | {verdict.value: by_verdict[verdict] for verdict in Verdict},
             )
 
     async def _mirror_ids(self, scope: Scope, operation: Operation) -> list[str]:
@@ -204,7 +237,7 @@ async def transactional_ids(member: Member, connector: str) -> list[str]:
     All that `tasks.max` allows, so that an earlier, larger generation is fenced too.
     Source: Kafka 4.3, `Worker.taskTransactionalId`.
     """
-    found = (await member.connect.connectors())[connector]
+    found = await connector_of(member, connector)
     tasks = max(int(found.config.get("tasks.max", "1")), len(found.tasks))
     return [f"{member.connect_group_id}-{connector}-{task}" for task in range(tasks)]
 
@@ -237,7 +270,7 @@ async def _settled(
 
 async def _revive(target: Member, connector: str, *, reload: bool) -> None:
     """Restart failed tasks; with `reload` the connector itself too, so that it looks for new topics at once."""
-    found = (await target.connect.connectors())[connector]
+    found = await connector_of(target, connector)
     if reload:
         await target.connect.restart(connector, only_failed=False)
     elif not found.running:

@@ -96,9 +96,16 @@ class LeaseActivities(Steps):
             await asyncio.sleep(early)
         source, target = both(scope, operation)
         places = list(ledger.by_partition)
-        topics, ends, target_ends = await asyncio.gather(
-            source.logs.topics(), source.logs.ends(places), target.logs.ends(places)
-        )
+        try:
+            topics, ends, target_ends = await asyncio.gather(
+                source.logs.topics(), source.logs.ends(places), target.logs.ends(places)
+            )
+        except InvalidRequestError:  # a topic is gone since the cut
+            topics, there = await asyncio.gather(source.logs.topics(), target.logs.topics())
+            ends, target_ends = await asyncio.gather(
+                source.logs.ends([p for p in places if p.topic in topics]),
+                target.logs.ends([p for p in places if p.topic in there]),
+            )
         mirrored = drain.mirrored_topics(topics, source.reserved_topics | target.reserved_topics)
         return drain.changes(ledger, mirrored, ends) + drain.target_changes(ledger, target_ends)
 

@@ -10,7 +10,7 @@ from temporalio import activity
 
 from activities.book import LedgerBook
 from activities.cut import transactional_ids
-from activities.step import Steps, Stopwatch, both, settle_groups
+from activities.step import Steps, Stopwatch, both, connector_of, settle_groups
 from dcdr import drain, lease
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.lease import Standing
@@ -106,7 +106,7 @@ class MirrorActivities(Steps):
             source, _ = both(scope, step.operation)
             mirror = mirror_of(scope, step.operation.target, step.operation.source)
             ledger = await self._book.read(scope, step.operation, step.entry)
-            connector = (await source.connect.connectors())[mirror.source_connector]
+            connector = await connector_of(source, mirror.source_connector)
             stored = await source.connect.offsets(connector.name)
             if not connector.stopped and connector.state != "STOPPED":
                 _check_reached(drain.seed(ledger, ()), stored, connector.name)
@@ -127,14 +127,14 @@ class MirrorActivities(Steps):
             source, target = both(scope, step.operation)
             retiring = mirror_of(scope, step.operation.source, step.operation.target)
             standing = mirror_of(scope, step.operation.target, step.operation.source)
-            other = (await target.connect.connectors())[retiring.source_connector]
+            other = await connector_of(target, retiring.source_connector)
             if not other.stopped:
                 raise MirrorLoopError(
                     f"{standing} is not started: {other.name} is {other.state.value} with {len(other.tasks)} tasks. "
                     f"Stop it on {target.name}'s Connect"
                 )
             ledger = await self._book.read(scope, step.operation, step.entry)
-            connector = (await source.connect.connectors())[standing.source_connector]
+            connector = await connector_of(source, standing.source_connector)
             if connector.stopped:
                 stored = await source.connect.offsets(connector.name)
                 await _check_seeded(source, connector.name, drain.seed(ledger, stored))
@@ -175,6 +175,8 @@ async def _until(
     wait, revived = FIRST_LOOK, time.monotonic()
     while True:
         found = await member.connect.connectors()
+        if missing := [name for name in names if name not in found]:
+            raise NotYetError(f"{member.name}'s Connect does not list {', '.join(missing)}; create it again")
         waiting = [found[name] for name in names if not holds(found[name])]
         if not waiting:
             return

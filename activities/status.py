@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from temporalio import activity
 
 from activities.book import LedgerBook
-from activities.step import Steps, Stopwatch, both, read_lease
+from activities.step import Steps, Stopwatch, both, connector_of, read_lease
 from dcdr import drain
 from dcdr.errors import InvalidRequestError
 from dcdr.lease import Standing
-from dcdr.model import Gate, Mirror, StepInput, SwitchoverRequest, VerifyResult
+from dcdr.model import Gate, Mirror, StepInput, SwitchoverRequest, TopicPartition, VerifyResult
 from dcdr.plan import Estate, MemberView, Preflight, Severity, check_request, examine, mirror_of
 from dcdr.ports import Directory, Member, Scope
 
 RETRY_SECONDS, RETRY_PAUSE = 20.0, 1.0
 """What may heal by itself (a rebalance, a topic just created) is looked at again for this long before it is refused."""
+
+TAIL_ROWS = 100
+"""Of a tail, what a report lists: Temporal's payloads are bounded, and the step's counts have all."""
 
 
 class StatusActivities(Steps):
@@ -66,7 +69,7 @@ class StatusActivities(Steps):
             watch = Stopwatch()
             source, target = both(scope, step.operation)
             standing = mirror_of(scope, step.operation.target, step.operation.source)
-            if not (await source.connect.connectors())[standing.source_connector].stopped:
+            if not (await connector_of(source, standing.source_connector)).stopped:
                 note = f"the mirror {standing} runs already: what it writes cannot be told from a tail by offsets"
                 return VerifyResult(**watch.so_far(), note=note)
             ledger = await self._book.read(scope, step.operation, step.entry)
@@ -74,12 +77,21 @@ class StatusActivities(Steps):
             ends = await source.logs.ends(drain.partitions_of(topics))
             found = drain.tail(ledger, topics, ends)
             records = sum(row.end - row.first for row in found)
+            # By the ends, not by the producers' state: that keeps whoever wrote until the fence closed, for a day.
+            writing = await source.logs.active_producers([TopicPartition(r.topic, r.partition) for r in found])
             note = (
                 f"{records} offsets behind the cut on {len(found)} partitions"
                 if found
                 else "nothing came after the cut"
             )
-            return VerifyResult(**watch.so_far(), tail=found[:100], note=note, counts={"tail": records})
+            producers = max(writing.values(), default=0)
+            return VerifyResult(
+                **watch.so_far(),
+                tail=found[:TAIL_ROWS],
+                producers=producers,
+                note=note,
+                counts={"tail": records, "tail_partitions": len(found)},
+            )
 
 
 async def observe(scope: Scope, target: str) -> Estate:

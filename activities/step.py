@@ -12,7 +12,7 @@ from typing import Any
 from dcdr import lease
 from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, TransientError
 from dcdr.lease import Standing
-from dcdr.model import Gate, LeaseRecord, Operation, StoredLease
+from dcdr.model import Connector, Gate, LeaseRecord, Operation, StoredLease
 from dcdr.ports import Directory, Member, ProduceFence, Scope
 
 Correction = Callable[[LeaseRecord], Awaitable[None]]
@@ -39,8 +39,7 @@ async def read_lease(scope: Scope) -> StoredLease:
     stored = await scope.lease.read(scope.name)
     if stored is None:
         raise MisconfiguredError(
-            f"scope {scope.name} has no lease record; an operator creates it once: "
-            f"dcdr lease bootstrap {scope.name} --holder DC --epoch-floor N"
+            f"scope {scope.name} has no lease record; an operator creates it once, as docs/reference/settings.md tells"
         )
     return stored
 
@@ -130,6 +129,15 @@ async def settle_groups(fence: ProduceFence, record: LeaseRecord, dc: str) -> No
         await fence.thaw_groups()
     else:
         await fence.freeze_groups()
+
+
+async def connector_of(member: Member, name: str) -> Connector:
+    """One connector. Raises: NotYetError when Connect does not list it (a worker that just started lists none)."""
+    found = await member.connect.connectors()
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none"
+        raise NotYetError(f"{member.name}'s Connect lists no connector {name} (known: {known}); create it again")
+    return found[name]
 
 
 def both(scope: Scope, operation: Operation) -> tuple[Member, Member]:

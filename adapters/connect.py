@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -85,8 +86,9 @@ class ConnectControl:
 
         Raises: NotYetError when it was accepted and does not show within `READ_BACK`.
         """
-        if await self._read_state(connector) is ConnectorState.STOPPED:
-            return
+        with suppress(NotYetError):  # no status yet: a newborn, or nobody, which the stop itself will tell
+            if await self._read_state(connector) is ConnectorState.STOPPED:
+                return
         await self._json("PUT", f"{_path(connector)}/stop", f"stop {connector}")
         await self._await_state(connector, lambda state: state is ConnectorState.STOPPED, "STOPPED")
 

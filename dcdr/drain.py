@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from dcdr.errors import MisconfiguredError
-from dcdr.model import Cut, CutRow, LogEnds, OffsetRange, Operation, TailRow, Topic, TopicPartition
+from dcdr.model import Cut, CutRow, LogEnds, OffsetRange, Operation, TailRow, Topic, TopicPartition, Verdict
 
 INTERNAL_ENDING = ".internal"
 HEARTBEATS = "heartbeats"
@@ -113,8 +113,9 @@ def prove(
     mirrored: Mapping[TopicPartition, int],
     target_topics: Mapping[str, Topic],
     target_ends: Mapping[TopicPartition, LogEnds],
+    verdicts: Mapping[TopicPartition, Verdict],
 ) -> Cut:
-    """The complete ledger entry: the cut, M, and the target's settled ends and topic ids."""
+    """The complete ledger entry: the cut, M, the target's settled ends and topic ids, and what was shown."""
     rows = []
     for place, row in cut.by_partition.items():
         rows.append(
@@ -123,6 +124,7 @@ def prove(
                     "mirrored": mirrored.get(place),
                     "target_topic_id": target_topics[place.topic].topic_id,
                     "target_end": target_ends[place].leo,
+                    "verdict": verdicts[place],
                 }
             )
         )

@@ -3,7 +3,7 @@
     DcdrError
       TransientError    try again: the world may heal    Unreachable, Conflict, NotYet
       PermanentError    stop: trying again cannot help   InvalidRequest, PlanRefused, Misconfigured
-      SafetyError       stop and call a human            Superseded, MirrorLoop, SplitBrain, FenceBroken
+      SafetyError       stop and call a human            Superseded, MirrorLoop, MirrorContent
 
 Adapters translate each library's exceptions once, at their edge, with `raise ... from`.
 """
@@ -63,5 +63,5 @@ class MirrorLoopError(SafetyError):
     """Both directions of the mirror would run, or a direction would copy its own records back."""
 
 
-class FenceBrokenError(SafetyError):
-    """A record was accepted although the fence was confirmed closed."""
+class MirrorContentError(SafetyError):
+    """The target's last records are not the source's: the mirror's stored offsets say drained, and are wrong."""

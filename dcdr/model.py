@@ -236,6 +236,8 @@ class FenceRules(NamedTuple):
     users_denied: bool
     groups_denied: bool
     super_users: frozenset[str] = frozenset()
+    canary_granted: bool = True
+    """Without our DENY rules the canary may write to its topic and commit in its group: so a refusal is the fence's."""
 
 
 class OpenTransaction(NamedTuple):
@@ -315,6 +317,18 @@ class EntryRef(Message):
     digest: str
 
 
+class Verdict(StrEnum):
+    """What was shown of one partition. All are drained: no visible record lies between M and the cut.
+
+    COMPARED: besides, the last records of both sides are the same. EMPTY: the source holds no visible record to
+    compare. UNCOMPARED: the target no longer holds them (retention, compaction).
+    """
+
+    COMPARED = "compared"
+    EMPTY = "empty"
+    UNCOMPARED = "uncompared"
+
+
 class CutRow(Message):
     """One source partition at the cut: `end` is LEO = HW = LSO there. `mirrored` (M) is the offset of the last record
     the mirror copied, None where it never copied one. `target_end` is LSO = HW = LEO on the target."""
@@ -328,6 +342,7 @@ class CutRow(Message):
     mirrored: int | None = None
     target_topic_id: str | None = None
     target_end: int | None = None
+    verdict: Verdict | None = None
 
 
 class Cut(Message):
@@ -455,6 +470,7 @@ class ReopenResult(StepResult):
 class VerifyResult(StepResult):
     tail: tuple[TailRow, ...] = ()
     producers: int = 0
+    """Producers with a live sequence on the partitions of the tail; without a tail nobody wrote, so 0."""
 
 
 class LeftoverResult(StepResult):
@@ -469,7 +485,6 @@ class Outcome(StrEnum):
     """Never "unknown": an operation ends as done or as before."""
 
     DONE = "done"
-    ALREADY = "already active"
     AS_BEFORE = "as before"
     PLANNED = "planned only"
 
@@ -489,6 +504,8 @@ class TransitionReport(Message):
     topics: int = 0
     partitions: int = 0
     records_at_cut: int = 0
+    verdicts: dict[Verdict, int] = {}
+    """Partitions by what was shown of them; each partition's own stands in the ledger entry."""
     groups: tuple[GroupResult, ...] = ()
     transactions_fenced: tuple[str, ...] = ()
     tail: tuple[TailRow, ...] = ()

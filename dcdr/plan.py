@@ -262,7 +262,8 @@ def _endpoint(endpoint: EndpointView, lease: LeaseRecord, source: str) -> list[F
                 "endpoint",
                 f"the bootstrap endpoint carries epoch {endpoint.epoch}, the lease only {lease.epoch}: "
                 "it would refuse the flip after the handover",
-                "was the lease's store restored from a backup? Bootstrap the record with a higher epoch floor",
+                "was the lease's store restored from a backup? Give the record that epoch, as "
+                "docs/reference/settings.md tells",
             )
         )
     return found
@@ -318,12 +319,21 @@ def _gates(source: str, old: MemberView, target: str, new: MemberView) -> list[F
                 Severity.RETRY,
             )
         )
+    if not new.rules.canary_granted:
+        found.append(
+            _block(
+                "fence",
+                f"no rule grants the canary its WRITE on its topic and its READ on its group on {target}: closed, that "
+                f"cannot be seen, and {target} could not be shown to be open after the handover",
+                f"grant both to the canary's principal on {target}",
+            )
+        )
     if not new.rules.users_denied or wrong(new.user_gates, Gate.CLOSED):
         found.append(
             _block(
                 "fence",
                 f"users can write to the standby {target} ({wrong(new.user_gates, Gate.CLOSED) or 'no DENY rule'})",
-                f"close it: dcdr fence close {target}, and look for records written there",
+                f"add the DENY rules of docs/how-to/switchover.md on {target}, and look for records written there",
                 Severity.RETRY,
             )
         )

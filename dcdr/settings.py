@@ -79,13 +79,12 @@ class EtcdSettings(_Section):
 
 
 class KubernetesEndpointSettings(_Section):
-    """The bootstrap endpoint: a selectorless Service whose EndpointSlice this service rewrites."""
+    """The bootstrap endpoint: the EndpointSlice of a selectorless Service, which is rewritten at a flip."""
 
     api_server: str
     ca_file: Path | None = None
     token_file: Path | None = None
     namespace: str = "default"
-    service: str = "kafka"
     endpoint_slice: str = "kafka-dcdr"
     port_name: str = "kafka"
     request_timeout: timedelta = timedelta(seconds=5)
@@ -154,7 +153,7 @@ class DrainSettings(_Section):
     """Deadlines and limits of a drained switchover."""
 
     deadline: timedelta = timedelta(seconds=60)
-    """From the closing of the fence until the drain is proven; past it the source is opened again."""
+    """From each cut until its drain is proven; past it the source is opened again."""
     operation_deadline: timedelta = timedelta(minutes=5)
     """From the intent until the handover; past it nobody hands over, and whoever finds the operation may undo it."""
     quiet: timedelta = timedelta(milliseconds=50)

@@ -40,7 +40,6 @@ def document(lab: Lab) -> dict[str, Any]:
                     "ca_file": about["ca_file"],
                     "token_file": about["tokens"]["operator"],
                     "namespace": kube.NAMESPACE,
-                    "service": kube.SERVICE,
                     "endpoint_slice": kube.SLICE,
                     "port_name": kube.PORT_NAME,
                 },

@@ -56,6 +56,8 @@ def report_table(report: TransitionReport) -> str:
         f"{report.partitions} partitions of {report.topics} topics"
         + (f", {report.records_at_cut} offsets at the cut" if report.records_at_cut else ""),
     ]
+    if report.verdicts:
+        lines.append("drain proven; last records " + ", ".join(f"{n} {kind}" for kind, n in report.verdicts.items()))
     if report.why:
         lines.append(f"why: {report.why}")
     if report.outage is not None:

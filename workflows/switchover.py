@@ -46,11 +46,15 @@ class SwitchoverWorkflow(Transition):
             raise (error.cause if isinstance(error.cause, ApplicationError) else error) from None
         plan = plan_switchover(request, preflight, mirrors, workflow.info().run_id)
         operation = self._operation = plan.operation
-        facts = {"left_out": plan.left_out, "warnings": plan.warnings, "recovered": recovered}
+
+        def whole(report: TransitionReport) -> TransitionReport:
+            warnings = plan.warnings + report.warnings
+            return report.model_copy(update={"left_out": plan.left_out, "warnings": warnings, "recovered": recovered})
+
         workflow.upsert_search_attributes([ACTIVE.value_set(operation.source)])
         if request.dry_run:
             self._expect(steps.SWITCHOVER)
-            return self._report(operation, Outcome.PLANNED).model_copy(update=facts)
+            return whole(self._report(operation, Outcome.PLANNED))
 
         self._expect(steps.SWITCHOVER)
         self._phase("Draining", f"switchover of {request.scope}: {operation.source} to {operation.target}")
@@ -61,7 +65,7 @@ class SwitchoverWorkflow(Transition):
             # that nobody is promised an undo which the lease may turn into a way forward.
             why = reason(error)
             if await self._undo(operation):
-                report = self._report(operation, Outcome.AS_BEFORE, why=why).model_copy(update=facts)
+                report = whole(self._report(operation, Outcome.AS_BEFORE, why=why))
                 if isinstance(error, Aborted):
                     return report
                 raise ApplicationError(
@@ -69,8 +73,7 @@ class SwitchoverWorkflow(Transition):
                 ) from error
             entry = (await self._do(steps.LEFTOVER, LeaseActivities.leftover, request.scope, policies.LOOK)).entry
         # The lease names the target: from here there is only forward.
-        report = await self._forward(operation, entry)
-        return report.model_copy(update=facts)
+        return whole(await self._forward(operation, entry))
 
     async def _to_the_handover(self, operation: Operation, timing: Timing) -> EntryRef | None:
         order = StepInput(operation=operation)

@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
         SwitchoverRequest,
         TransactionsResult,
         TransitionReport,
+        Verdict,
         VerifyResult,
     )
     from workflows import policies, steps
@@ -46,6 +47,7 @@ ACTIVE = SearchAttributeKey.for_keyword("DrActiveDC")
 
 R = TypeVar("R")
 A = TypeVar("A")
+LISTED = 20
 MARKS = {
     StepState.PENDING: "pending",
     StepState.NOW: "**NOW**",
@@ -89,6 +91,7 @@ class Transition:
         self._results: dict[str, StepResult] = {}
         self._abort: str | None = None
         self._past_return = False
+        self._undoing = False
         self._headline = ""
         self._operation: Operation | None = None
 
@@ -101,6 +104,8 @@ class Transition:
 
     @abort.validator
     def _may_abort(self, request: AbortRequest) -> None:
+        if self._undoing:
+            raise ApplicationError("the operation is being undone already", type="PastReturn", non_retryable=True)
         if self._past_return:
             raise ApplicationError(
                 "the handover is scheduled: from here the operation only goes forward. Switch back afterwards",
@@ -231,11 +236,13 @@ class Transition:
     async def _undo(self, operation: Operation) -> bool:
         """Return everything to how it was, in reverse. False when the handover had committed: then only forward."""
         self._operation = operation
+        self._undoing = True
         self._phase("Undoing", f"undoing: {operation.source} stays active")
         order = StepInput(operation=operation)
         undo = policies.FORWARD
         reopened: ReopenResult = await self._do(steps.REOPEN_LEASE, LeaseActivities.reopen, order, undo)
         if reopened.moved:
+            self._undoing = False
             return False
         if reopened.begun:
             await self._do(steps.REOPEN, FenceActivities.reopen, order, undo)
@@ -265,13 +272,24 @@ class Transition:
         else:
             if found.entry is None:  # the handover committed between the look and the undo
                 found = await self._do(steps.LEFTOVER, LeaseActivities.leftover, scope, policies.LOOK)
-            await self._forward(operation, found.entry)
+            report = await self._forward(operation, found.entry)
             said = f"finished {operation.id} ({operation.source} to {operation.target}), left after its handover"
+            said += _losses(report)
         self._table = {}
         self._results = {}
         self._operation = None
-        self._past_return = False
+        self._past_return = self._undoing = False
         return (said,)
+
+    def _noticed(self) -> tuple[str, ...]:
+        """Warnings of the steps themselves; preflight's own come first in the report."""
+        drained, verified = self._results.get(steps.DRAIN.name), self._results.get(steps.VERIFY.name)
+        found = []
+        if drained and (lost := drained.counts.get("lost_to_retention")):
+            found.append(f"{lost} partitions lost records to retention before they were copied")
+        if isinstance(verified, VerifyResult) and (n := verified.counts.get("tail_partitions", 0)) > len(verified.tail):
+            found.append(f"the tail has {n} partitions, the first {len(verified.tail)} are listed")
+        return tuple(found)
 
     def _report(
         self, operation: Operation, outcome: Outcome, *, why: str = "", entry: EntryRef | None = None
@@ -284,7 +302,7 @@ class Transition:
         groups = self._results.get(steps.LAGGING.name)
         transactions = self._results.get(steps.TRANSACTIONS.name)
         verified = self._results.get(steps.VERIFY.name)
-        cut = self._results.get(steps.CUT.name)
+        cut, closing = self._results.get(steps.CUT.name), self._results.get(steps.CLOSE_MIRROR.name)
         counts = cut.counts if cut else {}
         return TransitionReport(
             scope=operation.scope,
@@ -299,13 +317,24 @@ class Transition:
             topics=counts.get("topics", 0),
             partitions=counts.get("partitions", 0),
             records_at_cut=counts.get("offsets", 0),
+            verdicts={v: closing.counts[v] for v in Verdict if closing.counts.get(v)} if closing else {},
             groups=groups.groups if isinstance(groups, GroupsResult) else (),
-            transactions_fenced=transactions.fenced if isinstance(transactions, TransactionsResult) else (),
+            transactions_fenced=tuple(
+                name for part in (transactions, cut) if isinstance(part, TransactionsResult) for name in part.fenced
+            ),
             tail=verified.tail if isinstance(verified, VerifyResult) else (),
+            warnings=self._noticed(),
             producers_left=verified.producers if isinstance(verified, VerifyResult) else 0,
             outage=outage,
             steps=tuple(self._table.values()),
         )
+
+
+def _losses(report: TransitionReport) -> str:
+    """What a person must know of an operation whose report nobody asked for any more."""
+    found = [f"; TAIL on {report.source}: {row.topic}-{row.partition} [{row.first}, {row.end})" for row in report.tail]
+    found += [f"; group {g.group}: {g.verdict.value} {g.note}" for g in report.groups if g.verdict != "exact"]
+    return "".join(found[:LISTED]) + (f"; and {len(found) - LISTED} more" if len(found) > LISTED else "")
 
 
 async def together(*parts: Coroutine[Any, Any, Any]) -> list[Any]:

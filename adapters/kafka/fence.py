@@ -38,8 +38,8 @@ GATE_TIMEOUT: Final = timedelta(seconds=1)
 _ANY = 1
 _TOPIC, _GROUP, _CLUSTER, _TRANSACTIONAL_ID = 2, 3, 4, 5
 _MATCH, _LITERAL = 2, 3
-_READ, _WRITE, _CREATE, _DELETE, _ALTER = 3, 4, 5, 6, 7
-_DENY = 2
+_ALL, _READ, _WRITE, _CREATE, _DELETE, _ALTER = 2, 3, 4, 5, 6, 7
+_DENY, _ALLOW = 2, 3
 _EVERYBODY, _EVERYWHERE, _EVERY_NAME = "User:*", "*", "*"
 
 
@@ -102,11 +102,13 @@ class KafkaProduceFence:
                     ours.add(rule)
                 else:
                     others.add(resource.resource_type)
+        default_deny, granted = await both(self._default_deny(probe, others, ours), self._canary_granted())
         return FenceRules(
             authorizer=True,
-            default_deny=await self._default_deny(probe, others, ours),
+            default_deny=default_deny,
             users_denied=ours.issuperset(USERS),
             groups_denied=ours.issuperset(GROUPS),
+            canary_granted=granted,
         )
 
     async def close_users(self) -> None:
@@ -209,6 +211,27 @@ class KafkaProduceFence:
             )
         if failed is not None:
             raise refusal(self._wire.dc, failed, tried)
+
+    async def _canary_granted(self) -> bool:
+        """Whether rules grant the canary what its gates are asked with; DENY rules are not looked at."""
+
+        async def granted(resource: int, operation: int) -> bool:
+            described = await self._wire.any(
+                lambda: messages.DESCRIBE_ACLS(
+                    resource_type_filter=resource,
+                    resource_name_filter=self._topic,
+                    pattern_type_filter=_MATCH,
+                    principal_filter=None,
+                    host_filter=None,
+                    operation=_ANY,
+                    permission_type=_ALLOW,
+                )
+            )
+            everybody = {_EVERYBODY, f"User:{self._canary.username}"}
+            acls = [acl for found in described.resources for acl in found.acls]
+            return any(acl.principal in everybody and acl.operation in (operation, _ALL) for acl in acls)
+
+        return all(await together((granted(_TOPIC, _WRITE), granted(_GROUP, _READ))))
 
     async def _default_deny(self, probe: str, others: Collection[int], ours: Collection[Rule]) -> bool | None:
         """Is a user refused what no rule speaks of? Asked as the canary, about things that do not exist.

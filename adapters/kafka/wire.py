@@ -183,6 +183,11 @@ class Wire:
         self._locks: defaultdict[tuple[int, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._preferred = 0
 
+    @property
+    def username(self) -> str:
+        """Who this speaks as; empty without authentication."""
+        return self._credentials.username if self._credentials else ""
+
     # --- requests ---------------------------------------------------------------------------------------------------
 
     async def call(self, node: int, request: Message, *, lane: str = LOOK, timeout: float | None = None) -> Message:

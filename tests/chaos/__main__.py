@@ -1,14 +1,15 @@
 """`python -m tests.chaos`: play the matrix on a real lab and end in one table.
 
-    python -m tests.chaos                      all rows that have not passed yet at this commit
+    python -m tests.chaos                      all rows that have not passed yet with this code
     python -m tests.chaos --shard 2/3          every third row, on a lab of its own; run the others beside it
     python -m tests.chaos --only 'kill .*cut'  rows whose name matches
-    python -m tests.chaos --table              play nothing, print the table of this commit
+    python -m tests.chaos --table              play nothing, print the table of this code
 
-Results are kept under ${DCDR_STATE}/chaos/<commit>/ and a row that passed is not played again at the same commit; with
-changes in the tree the folder's name ends in `-dirty`, nothing is resumed, and nothing there counts for the commit.
+Results are kept under ${DCDR_STATE}/chaos/<code>/, named by the content of all tracked files but documents, and a row
+that passed is not played again with the same code; with changes that are not committed the name ends in `-dirty`,
+nothing is resumed, and nothing there counts.
 
-Exit codes: 0 every row passed at this commit; 1 a row failed or was not played; 2 usage.
+Exit codes: 0 every row passed with this code; 1 a row failed or was not played; 2 usage.
 """
 
 from __future__ import annotations
@@ -82,16 +83,16 @@ async def ready(stage: Stage) -> None:
         await stage.ready()
 
 
-async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, commit: str) -> None:
+async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, code: str) -> None:
     rows = {row.name: row for row in MATRIX}
     stage = await Stage.open(lab)
     for number, name in enumerate(names, 1):
-        if results.commit() != commit:
-            say(f"the tree is not at {commit} any more: what comes would not count. Run again")
+        if results.code() != code:
+            say(f"the code is not {code} any more: what comes would not count. Run again")
             return
         stage.spoiled |= len(stage.runs) >= FRESH_EVERY
         await ready(stage)
-        result = await play(stage, rows[name], commit)
+        result = await play(stage, rows[name], results.commit())
         results.append(folder, shard, result)
         say(f"{number}/{len(names)} {'ok' if result.ok else 'FAILED'} {name} ({result.seconds:.0f} s) {result.fired}")
         if result.error:
@@ -132,15 +133,15 @@ def main() -> int:
     if not names:
         print(f"error: no row matches {given.only!r} in shard {given.shard}", file=sys.stderr)
         return 2
-    commit = results.commit()
-    folder = state_root() / "chaos" / commit
-    again = given.again or commit.endswith(DIRTY)
+    code, commit = results.code(), results.commit()
+    folder = state_root() / "chaos" / code
+    again = given.again or code.endswith(DIRTY)
     wanted = [] if given.table else results.todo(names, results.load(folder), again)
-    say(f"{len(wanted)} of {len(names)} rows to play at {commit}; results in {folder}")
+    say(f"{len(wanted)} of {len(names)} rows to play with code {code}; results in {folder}")
     if wanted:
         lab = given.lab or f"chaos-{given.number}"
         try:
-            asyncio.run(play_all(wanted, f"shard-{given.number}-of-{given.count}", folder, lab, commit))
+            asyncio.run(play_all(wanted, f"shard-{given.number}-of-{given.count}", folder, lab, code))
         except LabError as error:
             say(f"the lab is lost: {error}")
         finally:
@@ -150,10 +151,18 @@ def main() -> int:
     found = results.load(folder)
     good, failed, missing = results.summary(names, found)
     if given.output == "json":
-        print(json.dumps({"commit": commit, "rows": [asdict(found[n]) if n in found else {"row": n} for n in names]}))
+        print(
+            json.dumps(
+                {
+                    "code": code,
+                    "commit": commit,
+                    "rows": [asdict(found[n]) if n in found else {"row": n} for n in names],
+                }
+            )
+        )
     else:
         print("\n".join(results.table(names, found)))
-        print(f"\n{commit}: {good} ok, {failed} failed, {missing} missing of {len(names)} rows")
+        print(f"\ncode {code} at commit {commit}: {good} ok, {failed} failed, {missing} missing of {len(names)} rows")
     return 0 if good == len(names) else 1
 
 

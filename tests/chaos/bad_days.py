@@ -376,6 +376,32 @@ async def drain_deadline(scene: Scene) -> Shown:
     return Shown(f"{link} carried nothing; {ended.failure[:60]}", End.AS_BEFORE, scene.here)
 
 
+async def forged_offsets(scene: Scene) -> Shown:
+    """Somebody set the mirror's stored offset to the log's end; by the offsets all is drained, the records are not."""
+    stage = scene.stage
+    name = await _mirrored_topic(scene)
+    url, connector = stage.lab.connect_url(scene.there), connect.connector_name("source", scene.here)
+    await off(connect.ensure_stopped, url, connector)
+    await until(
+        "the mirror to stop", lambda: connect.has_state(connector, connect.status(url)[connector], "STOPPED"), 60
+    )
+    await off(_write, stage, scene.here, name, [b"skipped"])
+    place = {"cluster": scene.here, "topic": name, "partition": 0}
+    body = {"offsets": [{"partition": place, "offset": {"offset": 1}}]}
+    answer = await off(connect.request, "PATCH", f"{url}/connectors/{connector}/offsets", json=body)
+    assert answer.status_code == 200, answer.text
+    await off(connect.request, "PUT", f"{url}/connectors/{connector}/resume")
+    await _mirror_runs(scene)
+    async with stage.worker():
+        ended = await stage.ended(await stage.start(scene.there))
+    assert ended.report is not None, ended.failure
+    assert ended.report.outcome is Outcome.AS_BEFORE
+    assert f"for example {name}-0" in ended.failure, ended.failure
+    assert await off(_values, stage, scene.there, name) == [b"first"]
+    await off(_drop_topic, stage, name)
+    return Shown(ended.failure.replace("\n", " "), End.AS_BEFORE, scene.here)
+
+
 # --- after the cut --------------------------------------------------------------------------------------------------
 
 
@@ -567,6 +593,7 @@ def rows() -> Iterator[Row]:
     yield Row("a start under another workflow id", another_workflow_id, REFUSED)
     yield Row("an open transaction, a lagging group with a member", open_transactions)
     yield Row("a drain that does not finish by its deadline", drain_deadline, UNDONE, 150.0)
+    yield Row("stored offsets of the mirror set ahead of its copies", forged_offsets, UNDONE, 150.0, spoils=True)
     yield Row("a late record after the cut", late_record)
     yield Row("a new topic after the cut", late_topic)
     yield Row("a record after the handover is a tail", tail)

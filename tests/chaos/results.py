@@ -1,7 +1,8 @@
-"""Results on disk, one JSON line a row, in a folder named by the commit they were made at."""
+"""Results on disk, one JSON line a row, in a folder named by the code they were made with."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import time
@@ -29,14 +30,28 @@ class Result:
 
 
 def commit(root: Path = ROOT) -> str:
-    """The commit of the tree, with `-dirty` behind it when a tracked file differs or a source file is not tracked."""
+    """The commit of the tree."""
+    return _git(root, "rev-parse", "HEAD").strip()[:12]
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
 
-    changed = [line for line in git("status", "--porcelain").splitlines() if not line.startswith("??")]
-    strange = [line for line in git("ls-files", "--others", "--exclude-standard").splitlines() if line.endswith(".py")]
-    return git("rev-parse", "HEAD").strip()[:12] + (DIRTY if changed or strange else "")
+def code(root: Path = ROOT) -> str:
+    """What the tree's code is, by content; `-dirty` behind it when it is not what is committed.
+
+    Documents are left out: a corrected sentence must not throw an hour of rows away.
+    """
+    files = [line for line in _git(root, "ls-tree", "-r", "HEAD").splitlines() if _is_code(line.split("\t")[1])]
+    status = _git(root, "status", "--porcelain", "--untracked-files=all").splitlines()
+    changed = [line for line in status if not line.startswith("??") and _is_code(line[3:])]
+    strange = [line for line in status if line.startswith("??") and line.endswith(".py")]
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()[:12] + (DIRTY if changed or strange else "")
+
+
+def _is_code(path: str) -> bool:
+    return not path.startswith("docs/") and not path.endswith(".md")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
 
 
 def append(folder: Path, shard: str, result: Result) -> None:

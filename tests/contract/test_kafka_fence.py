@@ -42,7 +42,7 @@ async def test_a_cluster_that_denies_by_default_is_recognised_behind_its_fence_t
 
 async def test_rules_tell_what_stands(fence: ProduceFence) -> None:
     rules = await fence.rules()
-    assert (rules.authorizer, rules.default_deny) == (True, True)
+    assert (rules.authorizer, rules.default_deny, rules.canary_granted) == (True, True, True)
     assert (rules.users_denied, rules.groups_denied) == (False, False)
     await fence.close_users()
     await eventually(lambda: _denied(fence, users=True, groups=False))

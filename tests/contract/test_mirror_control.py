@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -208,12 +209,13 @@ async def test_a_restart_leaves_a_stopped_mirror_stopped(mirror_world: MirrorWor
 
 
 async def test_an_unknown_connector_is_named(mirror_world: MirrorWorld) -> None:
+    control = mirror_world.control
     for call in (
-        mirror_world.control.stop("nobody"),
-        mirror_world.control.resume("nobody"),
-        mirror_world.control.restart("nobody", only_failed=True),
-        mirror_world.control.offsets("nobody"),
-        mirror_world.control.seed("nobody", {}, source=mirror_world.alias),
+        partial(control.stop, "nobody"),
+        partial(control.resume, "nobody"),
+        partial(control.restart, "nobody", only_failed=True),
+        partial(control.offsets, "nobody"),
+        partial(control.seed, "nobody", {}, source=mirror_world.alias),
     ):
         with pytest.raises(MisconfiguredError, match="nobody"):
-            await call
+            await call()

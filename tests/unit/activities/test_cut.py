@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from activities import cut as steps
-from dcdr.errors import ConflictError, DcdrError, DeadlineError, MisconfiguredError, NotYetError
-from dcdr.model import StepInput, StepResult, TopicPartition
+from dcdr.errors import ConflictError, DcdrError, DeadlineError, MirrorContentError, MisconfiguredError, NotYetError
+from dcdr.model import StepInput, StepResult, TopicPartition, Verdict
 from tests.unit.activities.test_hand_over import OPERATION, Estate, do
 
 MIRROR = "mm2-source.dc-a-to-dc-b"
@@ -41,6 +41,32 @@ async def test_a_late_record_that_was_mirrored_before_the_proof_does_not_fail_th
     closed: StepResult = await do(estate.cut.close_mirror, order)
     assert closed.entry is not None
     assert (await estate.hand_over(closed.entry)).changed
+
+
+async def test_a_stored_offset_that_runs_ahead_of_the_copies_is_found_by_the_content(
+    build: Callable[..., Estate],
+) -> None:
+    """By the offsets all is drained; the records are not there."""
+    estate = build()
+    estate.world.mirror_rate(0)
+    estate.world.produce("dc-a", "orders", 1, count=4)
+    place = TopicPartition("orders", 1)
+    estate.world.stored_offset("dc-b", MIRROR, place, estate.world.ends("dc-a", "orders", 1).leo - 1)
+    order = await cut(estate)
+    assert (await do(estate.cut.prove, order)).counts["looks"] == 1
+    with pytest.raises(MirrorContentError, match=r"1 partitions on dc-b are not the source's .for example orders-1"):
+        await do(estate.cut.close_mirror, order)
+
+
+async def test_every_partition_of_the_ledger_carries_its_verdict(build: Callable[..., Estate]) -> None:
+    estate = build()
+    order = await cut(estate)
+    await do(estate.cut.prove, order)
+    closed: StepResult = await do(estate.cut.close_mirror, order)
+    ledger = await estate.book.read(estate.directory.scope("lab"), OPERATION, closed.entry)
+    assert {row.verdict for row in ledger.rows} >= {Verdict.COMPARED}
+    assert all(row.verdict is not None for row in ledger.rows)
+    assert closed.counts["compared"] == sum(row.verdict is Verdict.COMPARED for row in ledger.rows)
 
 
 async def test_a_stored_offset_of_another_log_fails_the_drain_at_once(build: Callable[..., Estate]) -> None:

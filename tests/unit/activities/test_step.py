@@ -135,7 +135,7 @@ async def test_a_correction_that_stays_impossible_ends_with_its_trouble_and_is_r
 
 
 async def test_a_scope_without_a_lease_record_says_how_an_operator_makes_one() -> None:
-    with pytest.raises(MisconfiguredError, match="dcdr lease bootstrap lab --holder DC"):
+    with pytest.raises(MisconfiguredError, match="scope lab has no lease record; an operator creates it once"):
         await Try(FakeLease(None)).run()
 
 

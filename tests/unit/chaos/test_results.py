@@ -53,24 +53,32 @@ def test_shards_hold_every_row_once(count: int) -> None:
     assert sorted(dealt) == sorted(names)
 
 
-def test_a_changed_tree_is_never_taken_for_its_commit(tmp_path: Path) -> None:
+def test_changed_code_is_never_taken_for_what_was_played_and_a_document_makes_no_difference(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     git("init", "-q")
-    (tmp_path / "a.py").write_text("1\n")
-    git("add", "a.py")
+    (tmp_path / "docs").mkdir()
+    for name in ("a.py", "docs/page.txt", "README.md"):
+        (tmp_path / name).write_text("1\n")
+    git("add", ".")
     git("commit", "-qm", "first")
-    clean = results.commit(tmp_path)
+    clean = results.code(tmp_path)
     assert not clean.endswith(results.DIRTY)
     (tmp_path / "notes.txt").write_text("not a source\n")
-    assert results.commit(tmp_path) == clean
+    (tmp_path / "docs" / "page.txt").write_text("2\n")
+    (tmp_path / "README.md").write_text("2\n")
+    assert results.code(tmp_path) == clean
+    git("commit", "-qam", "documents")
+    assert results.code(tmp_path) == clean
     (tmp_path / "b.py").write_text("2\n")
-    assert results.commit(tmp_path) == clean + results.DIRTY
+    assert results.code(tmp_path) == clean + results.DIRTY
     (tmp_path / "b.py").unlink()
     (tmp_path / "a.py").write_text("3\n")
-    assert results.commit(tmp_path) == clean + results.DIRTY
+    assert results.code(tmp_path) == clean + results.DIRTY
+    git("commit", "-qam", "second")
+    assert results.code(tmp_path) not in {clean, clean + results.DIRTY}
 
 
 def test_the_matrix_kills_before_and_after_every_step_and_aborts_before_every_step_to_the_handover() -> None:

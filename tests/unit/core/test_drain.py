@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dcdr import drain
 from dcdr.errors import MisconfiguredError
-from dcdr.model import Cut, LogEnds, OffsetRange, TailRow, Topic, TopicPartition
+from dcdr.model import Cut, LogEnds, OffsetRange, TailRow, Topic, TopicPartition, Verdict
 from tests.unit.core.logs import OPERATION, Kind, Log, logs
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -37,7 +37,8 @@ def same_topics(cut: Cut) -> dict[str, Topic]:
 def ledger_of(target_ends: dict[TopicPartition, int]) -> Cut:
     cut = cut_of({place: at(5) for place in target_ends})
     topics = {name: Topic(name, f"there-{name}", topic.partitions) for name, topic in same_topics(cut).items()}
-    return drain.prove(cut, {}, topics, {place: at(end) for place, end in target_ends.items()})
+    shown = dict.fromkeys(target_ends, Verdict.COMPARED)
+    return drain.prove(cut, {}, topics, {place: at(end) for place, end in target_ends.items()}, shown)
 
 
 def drained(log: Log, mirrored: int | None, cut_at: int | None = None) -> bool:
@@ -206,18 +207,21 @@ def test_an_entry_without_its_proof_seeds_nothing() -> None:
 
 def test_the_ledger_holds_the_cut_its_proof_and_both_topic_ids() -> None:
     cut = cut_of({P0: at(4, start=1), P1: at(0)})
-    ledger = drain.prove(cut, {P0: 3}, {"orders": Topic("orders", "there", 2)}, {P0: at(6), P1: at(0)})
+    shown = {P0: Verdict.COMPARED, P1: Verdict.EMPTY}
+    ledger = drain.prove(cut, {P0: 3}, {"orders": Topic("orders", "there", 2)}, {P0: at(6), P1: at(0)}, shown)
     first, second = ledger.rows
     assert (first.start, first.end, first.mirrored, first.target_end) == (1, 4, 3, 6)
     assert (first.topic_id, first.target_topic_id) == ("id-orders", "there")
     assert (second.mirrored, second.target_end) == (None, 0)
+    assert (first.verdict, second.verdict) == (Verdict.COMPARED, Verdict.EMPTY)
     assert ledger.complete
     assert not cut.complete
 
 
 def test_a_ledger_entry_is_named_by_its_content_and_kept_apart_from_the_cut() -> None:
     cut = cut_of({P0: at(4)})
-    ledger, other = (drain.prove(cut, {}, {"orders": Topic("orders", "x", 1)}, {P0: at(end)}) for end in (6, 7))
+    topics, shown = {"orders": Topic("orders", "x", 1)}, {P0: Verdict.COMPARED}
+    ledger, other = (drain.prove(cut, {}, topics, {P0: at(end)}, shown) for end in (6, 7))
     names = {entry.reference().key for entry in (cut, ledger, other)}
     assert len(names) == 3
     assert all(name.startswith("lab/op-1/") for name in names)
