@@ -17,7 +17,6 @@ from dcdr.model import (
     CommittedOffset,
     Cut,
     CutRow,
-    GroupInfo,
     GroupKind,
     GroupResult,
     GroupsResult,
@@ -28,7 +27,7 @@ from dcdr.model import (
     StepInput,
     TopicPartition,
 )
-from dcdr.plan import carried
+from dcdr.plan import carried, skipped
 from dcdr.ports import Directory, Member, Scope
 
 AT_END_BUDGET = 64
@@ -80,25 +79,22 @@ class GroupActivities(Steps):
             if not (await target.fence.rules()).groups_denied:
                 return GroupsResult(**watch.so_far(), entry=step.entry, note="consumers were let in already")
             ledger = await self._book.read(scope, step.operation, step.entry)
-            placed, infos = await self._place(scope, ledger, scope.timing.lagging_group_budget)
+            placed, left_out = await self._place(scope, ledger, scope.timing.lagging_group_budget)
             await _write(target, placed.offsets)
             results = [placed.results[name] for name in sorted(placed.results)]
-            results += [
-                GroupResult(group=g.name, verdict=GroupVerdict.SKIPPED, partitions=0, note=f"a {g.kind.value} group")
-                for g in infos
-                if g.kind is not GroupKind.CONSUMER
-            ]
             exact = sum(result.verdict is GroupVerdict.EXACT for result in results)
-            counts = {"groups": len(results), "exact": exact}
-            note = f"{exact} of {len(results)} groups exact"
-            return GroupsResult(**watch.so_far(), entry=step.entry, groups=tuple(results), note=note, counts=counts)
+            counts = {"groups": len(results), "exact": exact, "skipped": len(left_out)}
+            note = f"{exact} of {len(results)} groups exact" + (f"; {len(left_out)} skipped" if left_out else "")
+            return GroupsResult(
+                **watch.so_far(), entry=step.entry, groups=(*results, *left_out), note=note, counts=counts
+            )
 
-    async def _place(self, scope: Scope, ledger: Cut, budget: int) -> tuple[_Placed, tuple[GroupInfo, ...]]:
+    async def _place(self, scope: Scope, ledger: Cut, budget: int) -> tuple[_Placed, tuple[GroupResult, ...]]:
         source, target = both(scope, ledger.operation)
-        infos = carried(await source.groups.groups(), scope.group_exclude)
-        names = [group.name for group in infos if group.kind is GroupKind.CONSUMER]
+        groups = await source.groups.groups()
+        names = [group.name for group in carried(scope, groups) if group.kind is GroupKind.CONSUMER]
         committed = await source.groups.committed(names)
-        return await _Placer(source, target, ledger, budget).place(committed), infos
+        return await _Placer(source, target, ledger, budget).place(committed), skipped(scope, groups)
 
 
 async def _write(target: Member, offsets: Mapping[str, Positions]) -> None:

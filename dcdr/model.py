@@ -391,7 +391,7 @@ class GroupVerdict(StrEnum):
 
 
 class GroupResult(Message):
-    """One consumer group after the carry-over."""
+    """One consumer group after the carry-over, or why it is not carried."""
 
     group: str
     verdict: GroupVerdict

@@ -50,7 +50,8 @@ class SwitchoverWorkflow(Transition):
         workflow.upsert_search_attributes([ACTIVE.value_set(operation.source)])
         if request.dry_run:
             self._expect(steps.SWITCHOVER)
-            return self._report(operation, Outcome.PLANNED).model_copy(update=facts)
+            planned = self._report(operation, Outcome.PLANNED)
+            return planned.model_copy(update={**facts, "groups": preflight.skipped_groups})
 
         self._expect(steps.SWITCHOVER)
         self._phase("Draining", f"switchover of {request.scope}: {operation.source} to {operation.target}")

@@ -71,6 +71,10 @@ async def test_a_dry_run_changes_nothing(case: Case) -> None:
     async with case.worker():
         report = await result(await case.start(dry_run=True))
     assert report.outcome is Outcome.PLANNED
+    assert [(group.group, group.verdict) for group in report.groups] == [
+        ("connect-dc-a", GroupVerdict.SKIPPED),
+        ("shares", GroupVerdict.SKIPPED),
+    ]
     assert case.lease == before
     assert case.judge() == []
 
@@ -81,7 +85,8 @@ async def test_groups_are_carried_over_exactly_or_named(case: Case) -> None:
     verdicts = {group.group: (group.verdict, group.bound) for group in report.groups}
     assert verdicts["billing"] == (GroupVerdict.EXACT, 0)
     assert verdicts["reports"] == (GroupVerdict.EXACT, 0), "it lags, and its records can be compared"
-    assert verdicts["shares"][0] is GroupVerdict.SKIPPED
+    skipped = {group.group: group.note for group in report.groups if group.verdict is GroupVerdict.SKIPPED}
+    assert skipped == {"connect-dc-a": "the workers of dc-a's Connect", "shares": "a share group"}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
