@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         AbortRequest,
         EntryRef,
         GroupsResult,
+        GroupVerdict,
         LeftoverResult,
         Operation,
         Outcome,
@@ -260,18 +261,24 @@ class Transition:
         if operation is None:
             return ()
         workflow.logger.warning("operation %s of scope %s was left unfinished", operation.id, scope)
+        named: tuple[str, ...] = ()
         if not found.moved and await self._undo(operation):
             said = f"undid {operation.id} ({operation.source} to {operation.target}), left before its handover"
         else:
             if found.entry is None:  # the handover committed between the look and the undo
                 found = await self._do(steps.LEFTOVER, LeaseActivities.leftover, scope, policies.LOOK)
-            await self._forward(operation, found.entry)
+            report = await self._forward(operation, found.entry)
             said = f"finished {operation.id} ({operation.source} to {operation.target}), left after its handover"
+            named = tuple(
+                f"{operation.id}: group {group.group}: {group.verdict}, may re-read {group.bound} ({group.note})"
+                for group in report.groups
+                if group.verdict is GroupVerdict.APPROXIMATE
+            )
         self._table = {}
         self._results = {}
         self._operation = None
         self._past_return = False
-        return (said,)
+        return (said, *named)
 
     def _report(
         self, operation: Operation, outcome: Outcome, *, why: str = "", entry: EntryRef | None = None
