@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import OrderedDict
 
 from dcdr.errors import MisconfiguredError, NotYetError
-from dcdr.model import Cut, EntryRef, Operation
+from dcdr.model import Cut, EntryRef, GroupPositions, Operation
 from dcdr.ports import Scope
 
 KEPT = 16
+log = logging.getLogger("dcdr.book")
 
 
 class LedgerBook:
-    """Reads and writes cuts. A cut lives on the target until it is complete; the complete entry on both sides."""
+    """Reads and writes cuts. A cut lives on the target until it is complete; the complete entry on both sides.
+
+    The groups' positions lie beside them, on the target alone: they are for the time when the source may be gone.
+    """
 
     def __init__(self) -> None:
         self._recent: OrderedDict[str, Cut] = OrderedDict()
@@ -58,6 +63,27 @@ class LedgerBook:
                 f"ledger entry {entry.key} on {' and '.join(altered)} does not match its digest: it was altered"
             )
         raise NotYetError(f"ledger entry {entry.key} is on neither {operation.target} nor {operation.source}")
+
+    async def keep(self, scope: Scope, positions: GroupPositions) -> EntryRef:
+        """Durable (acks=all) on the target on return."""
+        entry = positions.reference()
+        await scope.member(positions.operation.target).ledger.put(entry.key, positions.body())
+        return entry
+
+    async def positions(self, scope: Scope, operation: Operation, ledger: EntryRef) -> GroupPositions | None:
+        """What was kept with the ledger entry the handover named; None where nothing was, for no group lagged.
+
+        Found by the key, so that a run that finishes another one's operation needs nothing of its history.
+        """
+        prefix = f"{operation.scope}/{operation.id}/groups/"
+        for key, body in (await scope.member(operation.target).ledger.find(prefix)).items():
+            if hashlib.sha256(body).hexdigest() != key.removeprefix(prefix):
+                log.warning("%s on %s does not match its digest and is not believed", key, operation.target)
+                continue
+            found = GroupPositions.from_body(body)
+            if found.ledger == ledger.digest:
+                return found
+        return None
 
     def _remember(self, entry: EntryRef, cut: Cut) -> None:
         self._recent[entry.key] = cut

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from temporalio import activity
 
 from activities.book import LedgerBook
-from activities.step import Steps, Stopwatch, both
+from activities.step import FIRST_WAIT, Steps, Stopwatch, both
 from dcdr import translate
-from dcdr.errors import ConflictError
+from dcdr.errors import ConflictError, InvalidRequestError, PermanentError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import (
     CommittedOffset,
     Cut,
     CutRow,
-    GroupInfo,
     GroupKind,
+    GroupPositions,
     GroupResult,
     GroupsResult,
     GroupVerdict,
@@ -27,13 +29,20 @@ from dcdr.model import (
     RecordDigest,
     StepInput,
     TopicPartition,
+    VisibleRecords,
 )
-from dcdr.plan import carried
+from dcdr.plan import carried, skipped
 from dcdr.ports import Directory, Member, Scope
 
 AT_END_BUDGET = 64
 """Offsets behind a position that are looked at inside the outage: trailing transaction markers, and little more."""
+OLD_SIDE_SECONDS = 20.0
+"""After the handover the old side may die. Silent for this long in total, it is not asked any more: consumers wait."""
+LONGEST_PAUSE = 1.0
+NOTES = 5
+"""Of the remarks on a group, which may have one for each of its partitions, so many are told."""
 
+T = TypeVar("T")
 Positions = Mapping[TopicPartition, CommittedOffset]
 
 
@@ -49,56 +58,173 @@ class GroupActivities(Steps):
         """Before the handover: the groups that stand at the end of the log, which is what most of them do.
 
         Groups that lag wait for `carry_lagging`: placing them reads as many records as they lag, and producers need
-        not wait for that. Their gate on the target stays closed until then.
+        not wait for that. Their gate on the target stays closed until then. Where there are any, the positions of all
+        groups are kept on the target, so that what follows does not depend on the source.
         """
         async with self.holding(step.operation, Standing.DRAINING) as scope:
             watch = Stopwatch()
-            _, target = both(scope, step.operation)
+            source, target = both(scope, step.operation)
             ledger = await self._book.read(scope, step.operation, step.entry)
-            placed, _ = await self._place(scope, ledger, AT_END_BUDGET)
+            committed, left_out = await _standing(scope, source)
+            placed = await _Placer(_OldSide(source), target, ledger, AT_END_BUDGET).place(committed)
             exact = {
                 name: offsets
                 for name, offsets in placed.offsets.items()
                 if placed.results[name].verdict is GroupVerdict.EXACT
             }
-            await _write(target, exact)
             later = len(placed.offsets) - len(exact)
+            entry = step.entry
+            if later and entry is not None:
+                found = _kept(step, entry.digest, committed, left_out, exact)
+                entry, _ = await asyncio.gather(self._book.keep(scope, found), _write(target, exact))
+            else:
+                await _write(target, exact)
             note = f"{len(exact)} groups exact" + (f", {later} lag and follow after the opening" if later else "")
             counts = {"groups": len(placed.offsets), "exact": len(exact)}
             results = tuple(placed.results[name] for name in sorted(exact))
-            return GroupsResult(**watch.so_far(), entry=step.entry, groups=results, note=note, counts=counts)
+            return GroupsResult(**watch.so_far(), entry=entry, groups=results, note=note, counts=counts)
 
     @activity.defn(name="groups.carry_lagging")
     async def carry_lagging(self, step: StepInput) -> GroupsResult:
         """After the opening, before consumers are let in: place and report every group, with the whole budget.
 
-        A repeated step finds the gate open and touches nothing: positions belong to the consumers from then on.
+        The positions are those that `carry_over` kept, and only the contents are asked of the old side, which may be
+        dead: then MM2's own value counts. A repeated step that finds the gate open touches nothing, for positions
+        belong to the consumers from then on; it reports what can still be seen.
         """
         async with self.holding(step.operation, Standing.MOVED) as scope:
             watch = Stopwatch()
-            _, target = both(scope, step.operation)
-            if not (await target.fence.rules()).groups_denied:
-                return GroupsResult(**watch.so_far(), entry=step.entry, note="consumers were let in already")
+            if step.entry is None:
+                raise InvalidRequestError("groups.carry_lagging needs the ledger entry the handover named")
+            source, target = both(scope, step.operation)
+            open_already = not (await target.fence.rules()).groups_denied
             ledger = await self._book.read(scope, step.operation, step.entry)
-            placed, infos = await self._place(scope, ledger, scope.timing.lagging_group_budget)
-            await _write(target, placed.offsets)
-            results = [placed.results[name] for name in sorted(placed.results)]
-            results += [
-                GroupResult(group=g.name, verdict=GroupVerdict.SKIPPED, partitions=0, note=f"a {g.kind.value} group")
-                for g in infos
-                if g.kind is not GroupKind.CONSUMER
-            ]
+            old = _OldSide(source, OLD_SIDE_SECONDS)
+            known = await self._book.positions(scope, step.operation, step.entry)
+            if known is None and (stand := await old.ask(lambda: _standing(scope, source))) is not None:
+                known = _kept(step, step.entry.digest, *stand)
+            if known is None or open_already:
+                results = await _seen(
+                    scope, target, ledger, known, "consumers were let in already" if open_already else old.why
+                )
+            else:
+                placer = _Placer(old, target, ledger, scope.timing.lagging_group_budget, known.exact)
+                placed = await placer.place(known.by_group)
+                if not (await target.fence.rules()).groups_denied:
+                    raise ConflictError(f"consumers were let in on {target.name} meanwhile: no position is touched")
+                await _write(target, placed.offsets)
+                results = [placed.results[name] for name in sorted(placed.results)]
+            left_out = known.skipped if known is not None else skipped(scope, await target.groups.groups())
             exact = sum(result.verdict is GroupVerdict.EXACT for result in results)
-            counts = {"groups": len(results), "exact": exact}
-            note = f"{exact} of {len(results)} groups exact"
-            return GroupsResult(**watch.so_far(), entry=step.entry, groups=tuple(results), note=note, counts=counts)
+            counts = {"groups": len(results), "exact": exact, "skipped": len(left_out)}
+            note = "; ".join(
+                [
+                    f"{exact} of {len(results)} groups exact",
+                    *([f"{len(left_out)} skipped"] if left_out else []),
+                    *(["consumers were let in already"] if open_already else []),
+                    *([old.why] if old.why else []),
+                ]
+            )
+            return GroupsResult(
+                **watch.so_far(), entry=step.entry, groups=(*results, *left_out), note=note, counts=counts
+            )
 
-    async def _place(self, scope: Scope, ledger: Cut, budget: int) -> tuple[_Placed, tuple[GroupInfo, ...]]:
-        source, target = both(scope, ledger.operation)
-        infos = carried(await source.groups.groups(), scope.group_exclude)
-        names = [group.name for group in infos if group.kind is GroupKind.CONSUMER]
-        committed = await source.groups.committed(names)
-        return await _Placer(source, target, ledger, budget).place(committed), infos
+
+async def _standing(scope: Scope, source: Member) -> tuple[Mapping[str, Positions], tuple[GroupResult, ...]]:
+    """Where the carried groups stand on the source, and those that are not carried."""
+    groups = await source.groups.groups()
+    names = [group.name for group in carried(scope, groups) if group.kind is GroupKind.CONSUMER]
+    return await source.groups.committed(names), skipped(scope, groups)
+
+
+def _kept(
+    step: StepInput,
+    ledger: str,
+    committed: Mapping[str, Positions],
+    left_out: tuple[GroupResult, ...],
+    exact: Collection[str] = (),
+) -> GroupPositions:
+    rows: dict[str, dict[str, dict[int, CommittedOffset]]] = {}
+    for name, positions in sorted(committed.items()):
+        topics = rows.setdefault(name, {})
+        for place, position in sorted(positions.items()):
+            topics.setdefault(place.topic, {})[place.partition] = position
+    return GroupPositions(
+        operation=step.operation, ledger=ledger, committed=rows, exact=tuple(sorted(exact)), skipped=left_out
+    )
+
+
+class _OldSide:
+    """The source as the placing of groups asks it. With `patience` (seconds) it may be dead: then `why` says so.
+
+    A question that is being answered takes the time it needs; every request of it has its own deadline.
+    """
+
+    def __init__(self, source: Member, patience: float | None = None) -> None:
+        self._source, self._patience = source, patience
+        self._began = time.monotonic()
+        self.why = ""
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T | None:
+        """The answer; None once the patience is at its end, or where the old side cannot answer at all."""
+        wait = FIRST_WAIT
+        while not self.why:
+            try:
+                return await question()
+            except TransientError:
+                if self._patience is None:
+                    raise
+                if time.monotonic() - self._began >= self._patience:
+                    self.why = f"{self._source.name} did not answer"
+            except PermanentError as error:  # the step must not fail for good any more: consumers wait for it
+                if self._patience is None:
+                    raise
+                self.why = str(error)
+            await asyncio.sleep(0 if self.why else wait)
+            wait = min(wait * 1.5, LONGEST_PAUSE)
+        return None
+
+    async def visible(
+        self, ranges: Mapping[TopicPartition, OffsetRange], limit: int
+    ) -> Mapping[TopicPartition, VisibleRecords] | None:
+        return await self.ask(lambda: self._source.logs.visible(ranges, limit=limit))
+
+
+async def _seen(scope: Scope, target: Member, ledger: Cut, known: GroupPositions | None, why: str) -> list[GroupResult]:
+    """The groups by what the target holds for them, where nothing is placed any more, or can be.
+
+    Shown is a group that was placed before the handover, or stood at the log end and stands at the target's or beyond.
+    Without known positions none lagged at the handover, so all of them should.
+    """
+    if known is not None:
+        positions: Mapping[str, Positions] = known.by_group
+        there = await target.groups.committed(list(positions))
+    else:
+        groups = carried(scope, await target.groups.groups())
+        positions = there = await target.groups.committed([g.name for g in groups if g.kind is GroupKind.CONSUMER])
+    results = []
+    for name, offsets in sorted(positions.items()):
+        rows = {place: row for place, row in ledger.by_partition.items() if place in offsets}
+        open_ends = []
+        for place, row in rows.items():
+            at = there.get(name, {}).get(place)
+            read_all = known is None or offsets[place].offset == row.end
+            if not read_all or at is None or row.target_end is None or at.offset < row.target_end:
+                open_ends.append(row)
+        before = known is not None and name in known.exact
+        doubt = [] if before else open_ends
+        said = "placed before the handover" if before else f"read back on {target.name}"
+        results.append(
+            GroupResult(
+                group=name,
+                verdict=GroupVerdict.APPROXIMATE if doubt else GroupVerdict.EXACT,
+                partitions=len(rows),
+                lag=0 if known is None else sum(max(0, row.end - offsets[place].offset) for place, row in rows.items()),
+                bound=sum(row.end - row.start for row in doubt),
+                note=f"{why}: where it was placed cannot be shown again" if doubt else said,
+            )
+        )
+    return results
 
 
 async def _write(target: Member, offsets: Mapping[str, Positions]) -> None:
@@ -128,9 +254,11 @@ class _Placed:
 class _Placer:
     """Places all groups at once, so that each partition of each side is read once, however many groups it has."""
 
-    def __init__(self, source: Member, target: Member, ledger: Cut, budget: int) -> None:
-        self._source, self._target, self._budget = source, target, budget
+    def __init__(self, old: _OldSide, target: Member, ledger: Cut, budget: int, exact: Collection[str] = ()) -> None:
+        self._old, self._target, self._budget = old, target, budget
         self._rows = ledger.by_partition
+        self._exact = frozenset(exact)
+        self._unanswered: frozenset[TopicPartition] = frozenset()
 
     async def place(self, committed: Mapping[str, Positions]) -> _Placed:
         lowest = self._lowest(committed)
@@ -145,17 +273,28 @@ class _Placer:
                 row = self._rows.get(place)
                 if row is None or row.target_end is None:
                     continue
-                records = ahead.get(place)
-                found = None
-                if records is not None:
-                    unread = [record for record in records if record.offset >= position.offset]
+                mm2 = theirs.get(name, {}).get(place)
+                start = starts[place].start if place in starts else 0
+                if position.offset > row.end:
+                    verdict = GroupVerdict.APPROXIMATE
+                    more, note = translate.beyond_end(position.offset, row, mm2.offset if mm2 else None, start)
+                    bound += more
+                    notes.add(f"{place}: {note}")
+                    continue
+                if note := translate.below_start(position.offset, row):
+                    notes.add(f"{place}: {note}")
+                found, unread = None, self._unread(ahead, place, position)
+                if unread is not None:
                     lag += len(unread)
                     found = translate.place(unread, behind.get(place, ()), row.target_end)
                 else:
-                    lag += row.end - position.offset
+                    lag += row.end - max(position.offset, row.start)
+                if unread is None and place in self._unanswered:
+                    if name in self._exact and mm2 is not None:
+                        found = translate.Placement(mm2.offset, GroupVerdict.EXACT, 0)  # ours, from before the handover
+                    else:
+                        notes.add(f"not placed exactly: {self._old.why}")
                 if found is None:
-                    mm2 = theirs.get(name, {}).get(place)
-                    start = starts[place].start if place in starts else 0
                     found = translate.fallback(mm2.offset if mm2 else None, start, row.target_end)
                 if found.verdict is not GroupVerdict.EXACT:
                     verdict = found.verdict
@@ -170,42 +309,45 @@ class _Placer:
                 partitions=len(offsets),
                 lag=lag,
                 bound=bound,
-                note="; ".join(sorted(notes)),
+                note=_remarks(notes),
             )
         return placed
 
     def _lowest(self, committed: Mapping[str, Positions]) -> dict[TopicPartition, int]:
+        """Where reading begins: of the positions within the budget, so that one far behind spoils no other group."""
         lowest: dict[TopicPartition, int] = {}
         for positions in committed.values():
             for place, position in positions.items():
                 row = self._rows.get(place)
-                if row is not None:
-                    first = max(position.offset, row.start)
+                if row is None:
+                    continue
+                first = max(position.offset, row.start)
+                if 0 < row.end - first <= self._budget:
                     lowest[place] = min(first, lowest.get(place, first))
         return lowest
 
-    async def _ahead(
-        self, lowest: Mapping[TopicPartition, int]
-    ) -> dict[TopicPartition, tuple[RecordDigest, ...] | None]:
-        """Visible records of the source from the lowest committed position to the cut; None beyond the budget."""
-        ranges = {
-            place: OffsetRange(first, self._rows[place].end)
-            for place, first in lowest.items()
-            if first < self._rows[place].end and self._rows[place].end - first <= self._budget
-        }
-        found = await self._source.logs.visible(ranges, limit=self._budget) if ranges else {}
-        ahead: dict[TopicPartition, tuple[RecordDigest, ...] | None] = {}
-        for place, first in lowest.items():
-            if first >= self._rows[place].end:
-                ahead[place] = ()
-            elif place in found and found[place].complete:
-                ahead[place] = found[place].records
-            else:
-                ahead[place] = None
-        return ahead
+    def _unread(
+        self, ahead: Mapping[TopicPartition, tuple[RecordDigest, ...]], place: TopicPartition, position: CommittedOffset
+    ) -> list[RecordDigest] | None:
+        """The visible records from `position` to the cut; None where they are not known, or it is beyond the end."""
+        row = self._rows[place]
+        if max(position.offset, row.start) == row.end:
+            return []
+        if position.offset > row.end or row.end - max(position.offset, row.start) > self._budget or place not in ahead:
+            return None
+        return [record for record in ahead[place] if record.offset >= position.offset]
+
+    async def _ahead(self, lowest: Mapping[TopicPartition, int]) -> dict[TopicPartition, tuple[RecordDigest, ...]]:
+        """Visible records of the source from there to the cut, as far as they could be read."""
+        ranges = {place: OffsetRange(first, self._rows[place].end) for place, first in lowest.items()}
+        found = await self._old.visible(ranges, self._budget) if ranges else {}
+        if found is None:
+            self._unanswered = frozenset(ranges)
+            return {}
+        return {place: seen.records for place, seen in found.items() if seen.complete}
 
     async def _behind(
-        self, ahead: Mapping[TopicPartition, tuple[RecordDigest, ...] | None]
+        self, ahead: Mapping[TopicPartition, tuple[RecordDigest, ...]]
     ) -> dict[TopicPartition, tuple[RecordDigest, ...]]:
         """The target's last visible records, at least as many a partition as a group there may still have to read.
 
@@ -237,12 +379,24 @@ class _Placer:
         return row.target_end or 0
 
     async def _fallbacks(
-        self, committed: Mapping[str, Positions], ahead: Mapping[TopicPartition, object]
+        self, committed: Mapping[str, Positions], ahead: Mapping[TopicPartition, tuple[RecordDigest, ...]]
     ) -> tuple[Mapping[TopicPartition, LogEnds], Mapping[str, Positions]]:
-        """The target's log starts and MM2's own values, asked for only where a group lags."""
-        lagging = [place for place, records in ahead.items() if records != ()]
+        """The target's log starts and MM2's own values, asked for only where a group is not at the end."""
+        lagging: dict[str, list[TopicPartition]] = {}
+        for name, positions in committed.items():
+            places = [p for p, at in positions.items() if p in self._rows and self._unread(ahead, p, at) != []]
+            if places:
+                lagging[name] = places
         if not lagging:
             return {}, {}
-        names = [name for name, positions in committed.items() if any(place in positions for place in lagging)]
-        starts, theirs = await asyncio.gather(self._target.logs.ends(lagging), self._target.groups.committed(names))
+        places = list({place for found in lagging.values() for place in found})
+        starts, theirs = await asyncio.gather(
+            self._target.logs.ends(places), self._target.groups.committed(list(lagging))
+        )
         return starts, theirs
+
+
+def _remarks(notes: Collection[str]) -> str:
+    told = sorted(notes)
+    more = [f"and {len(told) - NOTES} more"] if len(told) > NOTES else []
+    return "; ".join(told[:NOTES] + more)

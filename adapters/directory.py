@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -114,6 +114,12 @@ def _reserved(members: Iterable[MemberSettings]) -> frozenset[str]:
     return frozenset(names)
 
 
+def _own_groups(members: Mapping[str, MemberSettings]) -> dict[str, str]:
+    """Of both sides, on either: a Connect cluster may once have lived on the other one."""
+    canaries = {member.kafka.canary_topic: "the canary's own group" for member in members.values()}
+    return canaries | {member.connect.group_id: f"the workers of {dc}'s Connect" for dc, member in members.items()}
+
+
 def _scope(
     name: str,
     settings: Settings,
@@ -136,6 +142,7 @@ def _scope(
             lagging_group_budget=drain.lagging_group_budget,
         ),
         entry_lag_limit=drain.entry_lag_limit,
+        own_groups=_own_groups(scope.members),
         group_exclude=scope.groups.exclude,
         source_connector=mirror.source_connector,
         checkpoint_connector=mirror.checkpoint_connector,

@@ -345,10 +345,30 @@ class CutRow(Message):
     verdict: Verdict | None = None
 
 
-class Cut(Message):
-    """All source partitions at one moment, with the operation that looked."""
+class Entry(Message):
+    """Base of what stands in the ledger topic: whose it is, and its key by kind and content."""
 
     operation: Operation
+
+    @property
+    def kind(self) -> str:
+        raise NotImplementedError
+
+    def body(self) -> bytes:
+        return self.model_dump_json(exclude_defaults=False).encode()
+
+    def reference(self) -> EntryRef:
+        digest = hashlib.sha256(self.body()).hexdigest()
+        return EntryRef(key=f"{self.operation.scope}/{self.operation.id}/{self.kind}/{digest}", digest=digest)
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self:
+        return cls.model_validate_json(body)
+
+
+class Cut(Entry):
+    """All source partitions at one moment, with the operation that looked."""
+
     taken_at: datetime
     rows: tuple[CutRow, ...]
     complete: bool = False
@@ -358,17 +378,9 @@ class Cut(Message):
     def by_partition(self) -> dict[TopicPartition, CutRow]:
         return {TopicPartition(row.topic, row.partition): row for row in self.rows}
 
-    def body(self) -> bytes:
-        return self.model_dump_json(exclude_defaults=False).encode()
-
-    def reference(self) -> EntryRef:
-        digest = hashlib.sha256(self.body()).hexdigest()
-        kind = "ledger" if self.complete else "cut"
-        return EntryRef(key=f"{self.operation.scope}/{self.operation.id}/{kind}/{digest}", digest=digest)
-
-    @classmethod
-    def from_body(cls, body: bytes) -> Self:
-        return cls.model_validate_json(body)
+    @property
+    def kind(self) -> str:
+        return "ledger" if self.complete else "cut"
 
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -406,7 +418,7 @@ class GroupVerdict(StrEnum):
 
 
 class GroupResult(Message):
-    """One consumer group after the carry-over."""
+    """One consumer group after the carry-over, or why it is not carried."""
 
     group: str
     verdict: GroupVerdict
@@ -415,6 +427,34 @@ class GroupResult(Message):
     bound: int = 0
     """Records that may be read twice; 0 when exact."""
     note: str = ""
+
+
+class GroupPositions(Entry):
+    """Where the groups stood on the source, frozen, as the carry-over before the handover found them.
+
+    `ledger` is the digest of the ledger entry they were placed by: of several cuts, that of the handover counts.
+    `committed`: group, topic, partition. `exact`: groups that were placed and read back on the target already.
+    """
+
+    ledger: str
+    committed: dict[str, dict[str, dict[int, CommittedOffset]]]
+    exact: tuple[str, ...] = ()
+    skipped: tuple[GroupResult, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return "groups"
+
+    @property
+    def by_group(self) -> dict[str, dict[TopicPartition, CommittedOffset]]:
+        return {
+            group: {
+                TopicPartition(topic, partition): position
+                for topic, positions in topics.items()
+                for partition, position in positions.items()
+            }
+            for group, topics in self.committed.items()
+        }
 
 
 class TailRow(Message):
@@ -516,5 +556,5 @@ class TransitionReport(Message):
     """From the confirmed closing on the source to the flip, by the activities' own clocks; what producers felt is
     measured by the load generator."""
     recovered: tuple[str, ...] = ()
-    """Operations left behind that this run finished or undid first."""
+    """Operations left behind that this run finished or undid first, and their groups that are not exact."""
     steps: tuple[StepReport, ...] = ()

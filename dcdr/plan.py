@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,6 +16,8 @@ from dcdr.model import (
     Gate,
     GroupInfo,
     GroupKind,
+    GroupResult,
+    GroupVerdict,
     LeaseRecord,
     LogEnds,
     Message,
@@ -65,6 +67,7 @@ class Preflight(Message):
     partitions: int = 0
     left_out: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    skipped_groups: tuple[GroupResult, ...] = ()
     open_transactions: int = 0
     lag_records: int = 0
     timing: Timing
@@ -126,10 +129,32 @@ def check_request(scope: Scope, target: str) -> None:
         raise InvalidRequestError(f"{scope.name} has no data center {target!r}; choose {members}")
 
 
-def carried(groups: tuple[GroupInfo, ...], exclude: tuple[str, ...]) -> tuple[GroupInfo, ...]:
+def carried(scope: Scope, groups: Iterable[GroupInfo]) -> tuple[GroupInfo, ...]:
     """The groups a switchover answers for, sorted by name."""
-    patterns = [re.compile(pattern) for pattern in exclude]
-    return tuple(sorted((g for g in groups if not any(p.fullmatch(g.name) for p in patterns)), key=lambda g: g.name))
+    return tuple(sorted((group for group in groups if not _left_out(scope, group.name)), key=lambda group: group.name))
+
+
+def skipped(scope: Scope, groups: Iterable[GroupInfo]) -> tuple[GroupResult, ...]:
+    """The groups whose positions are not carried over, each with the reason; sorted by name."""
+    reasons = {group.name: _left_out(scope, group.name) or _other_kind(group.kind) for group in groups}
+    return tuple(
+        GroupResult(group=name, verdict=GroupVerdict.SKIPPED, partitions=0, note=reason)
+        for name, reason in sorted(reasons.items())
+        if reason
+    )
+
+
+def _left_out(scope: Scope, group: str) -> str:
+    """Why `group` is left out, empty when it is not."""
+    if group in scope.own_groups:
+        return scope.own_groups[group]
+    return next((f"groups.exclude: {p}" for p in scope.group_exclude if re.fullmatch(p, group)), "")
+
+
+def _other_kind(kind: GroupKind) -> str:
+    if kind is GroupKind.CONSUMER:
+        return ""
+    return "a group of another protocol" if kind is GroupKind.OTHER else f"a {kind.value} group"
 
 
 def examine(scope: Scope, target: str, estate: Estate) -> Preflight:
@@ -139,7 +164,7 @@ def examine(scope: Scope, target: str, estate: Estate) -> Preflight:
     source = next(name for name in scope.members if name != target)
     old, new = estate.members[source], estate.members[target]
     topics = drain.mirrored_topics(old.topics, old.reserved | new.reserved)
-    groups = carried(old.groups, scope.group_exclude)
+    groups = carried(scope, old.groups)
     findings = [
         *_lease(lease, source, target),
         *_endpoint(estate.endpoint, lease, source),
@@ -148,7 +173,7 @@ def examine(scope: Scope, target: str, estate: Estate) -> Preflight:
         *_mirror(scope, source, old, target, new, topics),
         *_stored(estate, topics, source),
         *_topics(source, target, topics, new, old.reserved | new.reserved),
-        *_groups(target, groups, new, scope.group_exclude),
+        *_groups(target, groups, carried(scope, new.groups)),
     ]
     lag = _lag(estate, topics)
     if lag > scope.entry_lag_limit:
@@ -175,6 +200,7 @@ def examine(scope: Scope, target: str, estate: Estate) -> Preflight:
         partitions=sum(topic.partitions for topic in topics.values()),
         left_out=tuple(sorted(set(old.topics) - set(topics))),
         groups=tuple(group.name for group in groups),
+        skipped_groups=skipped(scope, old.groups),
         open_transactions=estate.open_transactions,
         lag_records=lag,
         timing=scope.timing,
@@ -497,9 +523,9 @@ def _topic_config(name: str, topic: Topic, other: Topic, target: str) -> list[Fi
     return found
 
 
-def _groups(target: str, groups: tuple[GroupInfo, ...], new: MemberView, exclude: tuple[str, ...]) -> list[Finding]:
+def _groups(target: str, groups: tuple[GroupInfo, ...], there: tuple[GroupInfo, ...]) -> list[Finding]:
     found = []
-    busy = [group for group in carried(new.groups, exclude) if group.members > 0]
+    busy = [group for group in there if group.kind is GroupKind.CONSUMER and group.members > 0]
     if busy:
         names = ", ".join(f"{group.name} ({group.members})" for group in busy)
         found.append(

@@ -213,6 +213,8 @@ class Scope:
     endpoint: Endpoint
     timing: Timing
     entry_lag_limit: int
+    own_groups: Mapping[str, str]
+    """Groups that are nobody's to carry, by exact name, each with what it is: Connect's workers, the canary."""
     group_exclude: tuple[str, ...]
     source_connector: str
     checkpoint_connector: str

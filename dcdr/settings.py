@@ -110,9 +110,13 @@ class MirrorSettings(_Section):
 
 
 class GroupSettings(_Section):
-    """Consumer groups to carry over: all, except names that match `exclude` fully (regular expressions)."""
+    """Consumer groups to carry over: all but Connect's workers and the canary, which are left out by their exact names.
 
-    exclude: tuple[str, ...] = (r"connect-.*", r"__.*", r"dcdr-.*")
+    `exclude`: more to leave out, names that match fully (regular expressions). No pattern by default: a user's
+    `connect-clicks` (a sink connector's group) must be carried. Every group left out is named, with the reason.
+    """
+
+    exclude: tuple[str, ...] = ()
 
     @field_validator("exclude")
     @classmethod

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dcdr.model import GroupVerdict, RecordDigest
+from dcdr.model import CutRow, GroupVerdict, RecordDigest
 
 
 class Placement(NamedTuple):
@@ -65,3 +65,32 @@ def fallback(mm2: int | None, target_start: int, target_end: int) -> Placement:
     if mm2 is not None and target_start <= mm2 <= target_end:
         return Placement(mm2, GroupVerdict.APPROXIMATE, target_end - mm2, "the mirror's own checkpoint")
     return Placement(target_start, GroupVerdict.APPROXIMATE, target_end - target_start, "no checkpoint: from the start")
+
+
+def beyond_end(position: int, row: CutRow, mm2: int | None, target_start: int) -> tuple[int, str]:
+    """A position above the log end (a topic recreated, a log truncated): nothing can be placed, and nothing is written.
+
+    On the source the consumer would reset by its own policy (`auto.offset.reset`), which is not ours to know. On the
+    target it does the same, unless that side holds a position of its own inside the log.
+
+    Returns: how many records may be read twice, and the note.
+    """
+    said = f"its position {position} lies beyond the log end {row.end}"
+    target_end = row.target_end or 0
+    if mm2 is not None and target_start <= mm2 <= target_end:
+        return target_end - mm2, f"{said}: it will resume at {mm2}, which the target held for it already"
+    return row.end - row.start, f"{said}: it will reset by its own policy"
+
+
+def below_start(position: int, row: CutRow) -> str:
+    """The note on a position below the log start, empty for any other: what lay between was deleted, unread.
+
+    A consumer resets there, too. We place it at the oldest record kept: what `earliest` does; after `latest` it would
+    have skipped all that is left, and nobody asked for that.
+    """
+    if position >= row.start:
+        return ""
+    return (
+        f"its position {position} lies below the log start {row.start}: it does not reset by its own policy, "
+        "but goes on with the oldest record kept"
+    )

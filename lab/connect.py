@@ -16,7 +16,7 @@ import httpx
 
 from lab.addresses import MEMBERS, Plan, other
 from lab.errors import LabError
-from lab.kafka import jaas
+from lab.kafka import CANARY_GROUP, jaas
 from lab.waiting import wait_for
 
 CONFIGS_TOPIC, OFFSETS_TOPIC, STATUS_TOPIC = (
@@ -148,7 +148,8 @@ def connectors(plan: Plan, source: str, credentials: Path) -> Iterator[tuple[str
             "connector.class": "org.apache.kafka.connect.mirror.MirrorCheckpointConnector",
             "tasks.max": "1",
             "groups": ".*",
-            "groups.exclude": r"console-consumer-.*,connect-.*,__.*,dcdr-.*\.internal",
+            # Exact names: MM2's own `connect-.*` would leave users' sink connectors without a checkpoint.
+            "groups.exclude": ",".join((r"console-consumer-.*", *map(group_id, MEMBERS), CANARY_GROUP)),
             "emit.checkpoints.enabled": "true",
             "emit.checkpoints.interval.seconds": "2",
             "sync.group.offsets.enabled": "true",

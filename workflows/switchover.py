@@ -54,7 +54,8 @@ class SwitchoverWorkflow(Transition):
         workflow.upsert_search_attributes([ACTIVE.value_set(operation.source)])
         if request.dry_run:
             self._expect(steps.SWITCHOVER)
-            return whole(self._report(operation, Outcome.PLANNED))
+            planned = self._report(operation, Outcome.PLANNED)
+            return whole(planned.model_copy(update={"groups": preflight.skipped_groups}))
 
         self._expect(steps.SWITCHOVER)
         self._phase("Draining", f"switchover of {request.scope}: {operation.source} to {operation.target}")

@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         AbortRequest,
         EntryRef,
         GroupsResult,
+        GroupVerdict,
         LeftoverResult,
         Operation,
         Outcome,
@@ -267,6 +268,7 @@ class Transition:
         if operation is None:
             return ()
         workflow.logger.warning("operation %s of scope %s was left unfinished", operation.id, scope)
+        named: tuple[str, ...] = ()
         if not found.moved and await self._undo(operation):
             said = f"undid {operation.id} ({operation.source} to {operation.target}), left before its handover"
         else:
@@ -274,12 +276,12 @@ class Transition:
                 found = await self._do(steps.LEFTOVER, LeaseActivities.leftover, scope, policies.LOOK)
             report = await self._forward(operation, found.entry)
             said = f"finished {operation.id} ({operation.source} to {operation.target}), left after its handover"
-            said += _losses(report)
+            named = _losses(report)
         self._table = {}
         self._results = {}
         self._operation = None
         self._past_return = self._undoing = False
-        return (said,)
+        return (said, *named)
 
     def _noticed(self) -> tuple[str, ...]:
         """Warnings of the steps themselves; preflight's own come first in the report."""
@@ -330,11 +332,19 @@ class Transition:
         )
 
 
-def _losses(report: TransitionReport) -> str:
-    """What a person must know of an operation whose report nobody asked for any more."""
-    found = [f"; TAIL on {report.source}: {row.topic}-{row.partition} [{row.first}, {row.end})" for row in report.tail]
-    found += [f"; group {g.group}: {g.verdict.value} {g.note}" for g in report.groups if g.verdict != "exact"]
-    return "".join(found[:LISTED]) + (f"; and {len(found) - LISTED} more" if len(found) > LISTED else "")
+def _losses(report: TransitionReport) -> tuple[str, ...]:
+    """What a person must know of an operation whose report nobody waits for any more."""
+    name = report.operation_id
+    found = [
+        f"{name}: TAIL on {report.source}: {row.topic}-{row.partition} [{row.first}, {row.end})" for row in report.tail
+    ]
+    found += [
+        f"{name}: group {group.group}: {group.verdict}, may re-read {group.bound} ({group.note})"
+        for group in report.groups
+        if group.verdict is GroupVerdict.APPROXIMATE
+    ]
+    more = len(found) - LISTED
+    return (*found[:LISTED], *([f"{name}: and {more} more"] if more > 0 else []))
 
 
 async def together(*parts: Coroutine[Any, Any, Any]) -> list[Any]:

@@ -505,6 +505,12 @@ class MemoryDirectory:
                 lagging_group_budget=int(settings["lagging_group_budget"]),
             ),
             entry_lag_limit=int(settings["entry_lag_limit"]),
+            own_groups={
+                "dcdr-canary.internal": "the canary's own group",
+                **{
+                    cluster.connect_group_id: f"the workers of {dc}'s Connect" for dc, cluster in world.clusters.items()
+                },
+            },
             group_exclude=GroupSettings().exclude,
             source_connector=names.source_connector,
             checkpoint_connector=names.checkpoint_connector,

@@ -443,7 +443,10 @@ def crosses(config: dict[str, str], topic: str) -> bool:
 
 
 def _sync_groups(source: Cluster, target: Cluster) -> None:
-    """The checkpoint connector at its worst: places idle groups too early, a rewind included (KAFKA-19794)."""
+    """The checkpoint connector at its worst: places idle groups too early, a rewind included (KAFKA-19794).
+
+    With MM2's own `groups.exclude`, which leaves out what users may well call their groups.
+    """
     for name, group in source.groups.items():
         if group.kind is not GroupKind.CONSUMER or name.startswith(("connect-", "__")):
             continue

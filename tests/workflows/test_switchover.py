@@ -11,9 +11,18 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
+from activities import groups
 from activities.failpoints import Failpoint
 from adapters.memory import Produced, memory_directory
-from dcdr.model import AbortRequest, GroupVerdict, Outcome, Phase, StepState, TransitionReport
+from dcdr.model import (
+    AbortRequest,
+    GroupVerdict,
+    Outcome,
+    Phase,
+    RecoveryRequest,
+    StepState,
+    TransitionReport,
+)
 from starter.client import abort, ended
 from tests.workflows.harness import RUN_SECONDS, Case
 from worker.finder import look
@@ -71,6 +80,10 @@ async def test_a_dry_run_changes_nothing(case: Case) -> None:
     async with case.worker():
         report = await result(await case.start(dry_run=True))
     assert report.outcome is Outcome.PLANNED
+    assert [(group.group, group.verdict) for group in report.groups] == [
+        ("connect-dc-a", GroupVerdict.SKIPPED),
+        ("shares", GroupVerdict.SKIPPED),
+    ]
     assert case.lease == before
     assert case.judge() == []
 
@@ -81,7 +94,69 @@ async def test_groups_are_carried_over_exactly_or_named(case: Case) -> None:
     verdicts = {group.group: (group.verdict, group.bound) for group in report.groups}
     assert verdicts["billing"] == (GroupVerdict.EXACT, 0)
     assert verdicts["reports"] == (GroupVerdict.EXACT, 0), "it lags, and its records can be compared"
-    assert verdicts["shares"][0] is GroupVerdict.SKIPPED
+    skipped = {group.group: group.note for group in report.groups if group.verdict is GroupVerdict.SKIPPED}
+    assert skipped == {"connect-dc-a": "the workers of dc-a's Connect", "shares": "a share group"}
+
+
+async def test_an_old_side_that_dies_after_the_handover_keeps_no_consumer_waiting(
+    build: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "OLD_SIDE_SECONDS", 1.0)
+    case = build(records=100)
+    case.world.commit_group("dc-a", "slow", "orders", 0, 10)
+    hold = Failpoint(steps.OPEN.name, "before", "hold")
+    async with case.worker(hold):
+        handle = await case.start()
+        await case.reached(hold)
+        case.world.cut_off("dc-a")
+        (case.marks / "release").touch()
+        async with asyncio.timeout(RUN_SECONDS):
+            while case.world.groups_frozen("dc-b"):  # noqa: ASYNC110 - the world is all there is to look at
+                await asyncio.sleep(0.05)
+        assert case.world.calls().count("dc-b/fence.thaw_groups") == 1
+        case.world.cut_off("dc-a", away=False)  # the reverse mirror runs there, so the run needs it after all
+        report = await result(handle)
+    assert report.outcome is Outcome.DONE
+    found = {group.group: group for group in report.groups}
+    assert {found[name].verdict for name in ("billing", "reports")} == {GroupVerdict.EXACT}
+    assert found["slow"].verdict is GroupVerdict.APPROXIMATE
+    assert found["slow"].note == "not placed exactly: dc-a did not answer; the mirror's own checkpoint"
+    assert [line for line in case.judge() if not line.startswith("group-rereads: slow")] == []
+
+
+@pytest.mark.parametrize("held", [steps.LAGGING, steps.START], ids=["groups shut out", "groups let in"])
+async def test_a_recovery_finds_the_groups_positions_and_reports_every_group(
+    build: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, held: steps.Step
+) -> None:
+    monkeypatch.setattr(groups, "OLD_SIDE_SECONDS", 1.0)
+    case = build(records=100)
+    case.world.commit_group("dc-a", "slow", "orders", 0, 10)
+    hold = Failpoint(held.name, "before", "hold")
+    async with case.worker(hold):
+        handle = await case.start()
+        await case.reached(hold)
+        await handle.terminate("by hand")  # the held attempt learns it from its next heartbeat, and is cancelled
+        assert case.world.groups_frozen("dc-b") == (held is steps.LAGGING)
+        # The positions are still known, the contents on the old side are not.
+        case.world.fail("logs.visible", times=-1, dc="dc-a")
+        case.world.fail("groups.committed", times=-1, dc="dc-a")
+        recovery = await case.client.start_workflow(
+            "Recovery",
+            RecoveryRequest(scope=case.scope),
+            id=transition_id(case.scope),
+            task_queue=case.queue,
+            result_type=list[str],
+        )
+        said = await asyncio.wait_for(recovery.result(), RUN_SECONDS)
+    assert "finished" in said[0]
+    (named,) = said[1:]
+    assert "group slow: approximate, may re-read" in named
+    if held is steps.LAGGING:
+        assert "not placed exactly: dc-a did not answer" in named
+        assert [line for line in case.judge() if not line.startswith("group-rereads: slow")] == []
+    else:
+        assert "consumers were let in already" in named
+        assert case.judge() == []
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

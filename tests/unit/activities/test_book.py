@@ -11,7 +11,7 @@ import pytest
 
 from activities.book import KEPT, LedgerBook
 from dcdr.errors import MisconfiguredError, NotYetError, UnreachableError
-from dcdr.model import Cut, CutRow, EntryRef
+from dcdr.model import CommittedOffset, Cut, CutRow, EntryRef, GroupPositions
 from dcdr.ports import Scope
 from tests.unit.activities.worlds import OPERATION
 
@@ -32,6 +32,9 @@ class Topic:
     async def get(self, key: str) -> bytes | None:
         self.reads += 1
         return self.kept.get(key)
+
+    async def find(self, prefix: str) -> Mapping[str, bytes]:
+        return {key: body for key, body in self.kept.items() if key.startswith(prefix)}
 
 
 class _Side:
@@ -116,6 +119,24 @@ async def test_an_entry_that_is_nowhere_yet_is_waited_for_and_none_at_all_is_an_
         await LedgerBook().read(Sides().port, OPERATION, EntryRef(key="k", digest="d"))
     with pytest.raises(MisconfiguredError, match="operation op-1 has no ledger entry"):
         await LedgerBook().read(Sides().port, OPERATION, None)
+
+
+def positions(ledger: str) -> GroupPositions:
+    at = {"orders": {0: CommittedOffset(3, "mine")}}
+    return GroupPositions(operation=OPERATION, ledger=ledger, committed={"billing": at}, exact=("billing",))
+
+
+async def test_of_the_positions_that_were_kept_those_of_the_named_ledger_entry_are_found_by_another_worker() -> None:
+    sides = Sides()
+    ledger = await LedgerBook().write(sides.port, cut())
+    assert await LedgerBook().positions(sides.port, OPERATION, ledger) is None
+    await LedgerBook().keep(sides.port, positions("an earlier cut"))
+    entry = await LedgerBook().keep(sides.port, positions(ledger.digest))
+    assert entry.key == f"lab/op-1/groups/{entry.digest}"
+    assert set(sides["dc-a"].kept) == {ledger.key}, "the source may be gone when they are needed"
+    assert await LedgerBook().positions(sides.port, OPERATION, ledger) == positions(ledger.digest)
+    sides["dc-b"].kept[entry.key] = positions(ledger.digest).model_copy(update={"exact": ()}).body()
+    assert await LedgerBook().positions(sides.port, OPERATION, ledger) is None, "another content than its key says"
 
 
 async def test_what_was_just_written_is_not_read_again_and_only_so_much_is_kept() -> None:

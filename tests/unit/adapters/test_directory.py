@@ -65,6 +65,20 @@ async def test_a_scope_holds_what_its_settings_say(directory: SettingsDirectory)
     await directory.close()
 
 
+async def test_only_connects_workers_and_the_canary_are_left_out_of_the_groups_by_themselves(
+    directory: SettingsDirectory,
+) -> None:
+    scope = directory.scope("orders")
+    assert scope.own_groups == {
+        "connect-1": "the workers of dc-a's Connect",
+        "connect-2": "the workers of dc-b's Connect",
+        "canary-1": "the canary's own group",
+        "canary-2": "the canary's own group",
+    }
+    assert scope.group_exclude == ()
+    await directory.close()
+
+
 async def test_topics_that_stay_home_are_those_of_both_sides(directory: SettingsDirectory) -> None:
     for dc in ("dc-a", "dc-b"):
         reserved = directory.scope("orders").member(dc).reserved_topics

@@ -377,7 +377,22 @@ def test_lag_counts_from_the_log_start_where_nothing_was_copied_and_never_below_
     assert examine(scope(), "dc-b", replace(GOOD, mirrored={P0: 20}, ends=ends)).lag_records == 10 + 5
 
 
-def test_groups_are_left_out_by_their_whole_name_only() -> None:
-    names = ("connect-dc-a", "my-connect-dc-a", "__amazon", "not__internal")
-    estate = old(groups=tuple(GroupInfo(name, GroupKind.CONSUMER, "EMPTY", 0) for name in names))
-    assert examine(scope(), "dc-b", estate).groups == ("my-connect-dc-a", "not__internal")
+def test_groups_are_left_out_by_their_whole_name_only_and_each_is_named_with_the_reason() -> None:
+    names = ("connect-dc-a", "connect-dc-b", "my-connect-dc-a", "connect-dc-a-clicks", "__amazon", "not__internal")
+    groups = [GroupInfo(name, GroupKind.CONSUMER, "EMPTY", 0) for name in names]
+    estate = old(groups=(*groups, GroupInfo("queue", GroupKind.SHARE, "", 1), GroupInfo("sr", GroupKind.OTHER, "", 1)))
+    seen = examine(scope(), "dc-b", estate)
+    assert seen.groups == ("connect-dc-a-clicks", "my-connect-dc-a", "not__internal", "queue", "sr")
+    assert {skipped.group: skipped.note for skipped in seen.skipped_groups} == {
+        "__amazon": "groups.exclude: __.*",
+        "connect-dc-a": "the workers of dc-a's Connect",
+        "connect-dc-b": "the workers of dc-b's Connect",
+        "queue": "a share group",
+        "sr": "a group of another protocol",
+    }
+
+
+def test_workers_of_somebodys_connect_on_the_standby_are_in_nobodys_way() -> None:
+    """Their groups hold no positions that would have to be set."""
+    workers = GroupInfo("connect-of-a-team", GroupKind.OTHER, "Stable", 2)
+    assert not examine(scope(), "dc-b", new(groups=(*NEW.groups, workers))).findings

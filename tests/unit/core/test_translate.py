@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcdr import translate
-from dcdr.model import GroupVerdict, RecordDigest
+from dcdr.model import CutRow, GroupVerdict, RecordDigest
 from tests.unit.core.logs import Copies, copies
 
 
@@ -129,3 +129,26 @@ def test_without_proof_the_mirrors_own_value_counts_and_never_one_outside_the_lo
     assert found.verdict is GroupVerdict.APPROXIMATE
     assert found.bound == start + length - found.offset
     assert found.note == ("the mirror's own checkpoint" if inside else "no checkpoint: from the start")
+
+
+ROW = CutRow(topic="orders", partition=0, topic_id="t", start=20, end=50, target_end=90)
+
+
+@pytest.mark.parametrize("mm2", [None, 59, 91], ids=["none", "below the target's start", "beyond the target's end"])
+def test_a_group_beyond_the_log_end_resets_on_the_target_as_it_would_have_on_the_source(mm2: int | None) -> None:
+    said = "its position 51 lies beyond the log end 50: it will reset by its own policy"
+    assert translate.beyond_end(51, ROW, mm2, 60) == (30, said)
+
+
+@pytest.mark.parametrize("mm2", [60, 90])
+def test_a_position_inside_the_targets_log_keeps_a_group_beyond_the_end_from_resetting(mm2: int) -> None:
+    bound, note = translate.beyond_end(51, ROW, mm2, 60)
+    assert bound == 90 - mm2
+    assert note.endswith(f": it will resume at {mm2}, which the target held for it already")
+
+
+@given(st.integers(0, 60))
+def test_only_a_position_below_the_log_start_is_remarked(position: int) -> None:
+    note = translate.below_start(position, ROW)
+    assert bool(note) == (position < 20)
+    assert not note or note.startswith(f"its position {position} lies below the log start 20: ")

@@ -59,6 +59,17 @@ def test_no_topic_a_user_may_own_is_left_out_of_the_mirror() -> None:
         assert any(one.fullmatch(own) for one in left_out), own
 
 
+def test_no_group_a_connector_or_an_application_may_have_is_left_without_a_checkpoint() -> None:
+    import re
+
+    config = dict(connect.connectors(PLAN, "dc-a", Path("/s")))["mm2-checkpoint.dc-a-to-dc-b"]
+    left_out = [re.compile(one) for one in config["groups.exclude"].split(",")]
+    for mine in ("billing", "connect-clicks", "dcdr-things", "__mine"):
+        assert not any(one.fullmatch(mine) for one in left_out), mine
+    for own in ("connect-dc-a", "connect-dc-b", "dcdr-canary.internal"):
+        assert any(one.fullmatch(own) for one in left_out), own
+
+
 def test_only_static_super_users_are_spared_by_the_fence() -> None:
     found = properties(kafka.server_properties(PLAN, "dc-a", 1, Path("/d"), PASSWORDS))
     assert found["super.users"] == "User:admin;User:mirror;User:broker"
