@@ -68,7 +68,7 @@ class CutActivities(Steps):
 
         A transaction that began behind the back of `transactions.fence` is fenced here.
         """
-        async with self.holding(step.operation, Standing.DRAINING) as scope:
+        async with self.holding(step.operation, Standing.DRAINING, lasting=False) as scope:
             watch = Stopwatch()
             source, target = both(scope, step.operation)
             topics = await self._mirrored(source, target)
@@ -99,7 +99,7 @@ class CutActivities(Steps):
 
         Raises: DeadlineError with what is left when the drain deadline (counted from the cut) has passed.
         """
-        async with self.holding(step.operation, Standing.DRAINING) as scope:
+        async with self.holding(step.operation, Standing.DRAINING, lasting=False) as scope:
             watch = Stopwatch()
             cut = await self._book.read(scope, step.operation, step.entry)
             # Asked for now, beside the wait: a question to Connect costs 7 to 100 ms, and the outage is under way.

@@ -11,8 +11,9 @@ from typing import TypeVar
 from temporalio import activity
 
 from activities.book import LedgerBook
+from activities.counting import Counted, Position, count
 from activities.step import FIRST_WAIT, Steps, Stopwatch, both
-from dcdr import translate
+from dcdr import drain, translate
 from dcdr.errors import ConflictError, InvalidRequestError, PermanentError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import (
@@ -27,6 +28,7 @@ from dcdr.model import (
     LogEnds,
     OffsetRange,
     RecordDigest,
+    Spans,
     StepInput,
     TopicPartition,
     VisibleRecords,
@@ -34,8 +36,6 @@ from dcdr.model import (
 from dcdr.plan import carried, skipped
 from dcdr.ports import Directory, Member, Scope
 
-AT_END_BUDGET = 64
-"""Offsets behind a position that are looked at inside the outage: trailing transaction markers, and little more."""
 OLD_SIDE_SECONDS = 20.0
 """After the handover the old side may die. Silent for this long in total, it is not asked any more: consumers wait."""
 LONGEST_PAUSE = 1.0
@@ -55,18 +55,18 @@ class GroupActivities(Steps):
 
     @activity.defn(name="groups.carry_over")
     async def carry_over(self, step: StepInput) -> GroupsResult:
-        """Before the handover: the groups that stand at the end of the log, which is what most of them do.
+        """Before the handover: the groups that stand at the end of the log, told by offsets alone.
 
-        Groups that lag wait for `carry_lagging`: placing them reads as many records as they lag, and producers need
-        not wait for that. Their gate on the target stays closed until then. Where there are any, the positions of all
-        groups are kept on the target, so that what follows does not depend on the source.
+        Groups that lag, if only by a record, wait for `carry_lagging`: placing them reads as many records as they lag,
+        and producers need not wait for that. Their gate on the target stays closed until then. Where there are any, the
+        positions of all groups are kept on the target, so that what follows does not depend on the source.
         """
         async with self.holding(step.operation, Standing.DRAINING) as scope:
             watch = Stopwatch()
             source, target = both(scope, step.operation)
             ledger = await self._book.read(scope, step.operation, step.entry)
             committed, left_out = await _standing(scope, source)
-            placed = await _Placer(_OldSide(source), target, ledger, AT_END_BUDGET).place(committed)
+            placed = await _Placer(_OldSide(source), target, ledger, budget=0).place(committed)
             exact = {
                 name: offsets
                 for name, offsets in placed.offsets.items()
@@ -189,6 +189,9 @@ class _OldSide:
     ) -> Mapping[TopicPartition, VisibleRecords] | None:
         return await self.ask(lambda: self._source.logs.visible(ranges, limit=limit))
 
+    async def spans(self, ranges: Mapping[TopicPartition, OffsetRange]) -> Mapping[TopicPartition, Spans] | None:
+        return await self.ask(lambda: self._source.logs.spans(ranges))
+
 
 async def _seen(scope: Scope, target: Member, ledger: Cut, known: GroupPositions | None, why: str) -> list[GroupResult]:
     """The groups by what the target holds for them, where nothing is placed any more, or can be.
@@ -259,8 +262,12 @@ class _Placer:
         self._rows = ledger.by_partition
         self._exact = frozenset(exact)
         self._unanswered: frozenset[TopicPartition] = frozenset()
+        self._counted: Mapping[Position, Counted] = {}
 
     async def place(self, committed: Mapping[str, Positions]) -> _Placed:
+        self._counted = await count(
+            self._open_positions(committed), self._rows, self._old.spans, self._old.visible, self._target.logs
+        )
         lowest = self._lowest(committed)
         ahead = await self._ahead(lowest)
         behind = await self._behind(ahead)
@@ -284,12 +291,16 @@ class _Placer:
                 if note := translate.below_start(position.offset, row):
                     notes.add(f"{place}: {note}")
                 found, unread = None, self._unread(ahead, place, position)
-                if unread is not None:
+                counted = self._counted.get(Position(place, max(position.offset, row.start)))
+                if counted is not None:
+                    lag += counted.ahead
+                    found = translate.Placement(counted.offset, GroupVerdict.EXACT, 0)
+                elif unread is not None:
                     lag += len(unread)
                     found = translate.place(unread, behind.get(place, ()), row.target_end)
                 else:
                     lag += row.end - max(position.offset, row.start)
-                if unread is None and place in self._unanswered:
+                if found is None and unread is None and place in self._unanswered:
                     if name in self._exact and mm2 is not None:
                         found = translate.Placement(mm2.offset, GroupVerdict.EXACT, 0)  # ours, from before the handover
                     else:
@@ -313,25 +324,33 @@ class _Placer:
             )
         return placed
 
-    def _lowest(self, committed: Mapping[str, Positions]) -> dict[TopicPartition, int]:
-        """Where reading begins: of the positions within the budget, so that one far behind spoils no other group."""
-        lowest: dict[TopicPartition, int] = {}
+    def _open_positions(self, committed: Mapping[str, Positions]) -> dict[TopicPartition, set[int]]:
+        """Where groups stand that have something left to read, within the budget: one far behind spoils no other."""
+        found: dict[TopicPartition, set[int]] = {}
         for positions in committed.values():
             for place, position in positions.items():
                 row = self._rows.get(place)
-                if row is None:
+                if row is None or drain.read_all(row, position.offset):
                     continue
                 first = max(position.offset, row.start)
                 if 0 < row.end - first <= self._budget:
-                    lowest[place] = min(first, lowest.get(place, first))
-        return lowest
+                    found.setdefault(place, set()).add(first)
+        return found
+
+    def _lowest(self, committed: Mapping[str, Positions]) -> dict[TopicPartition, int]:
+        """Where reading content begins: at the lowest position that could not be placed by counting."""
+        return {
+            place: min(left)
+            for place, positions in self._open_positions(committed).items()
+            if (left := {offset for offset in positions if Position(place, offset) not in self._counted})
+        }
 
     def _unread(
         self, ahead: Mapping[TopicPartition, tuple[RecordDigest, ...]], place: TopicPartition, position: CommittedOffset
     ) -> list[RecordDigest] | None:
         """The visible records from `position` to the cut; None where they are not known, or it is beyond the end."""
         row = self._rows[place]
-        if max(position.offset, row.start) == row.end:
+        if drain.read_all(row, position.offset):
             return []
         if position.offset > row.end or row.end - max(position.offset, row.start) > self._budget or place not in ahead:
             return None
@@ -387,7 +406,7 @@ class _Placer:
             places = [p for p, at in positions.items() if p in self._rows and self._unread(ahead, p, at) != []]
             if places:
                 lagging[name] = places
-        if not lagging:
+        if not lagging or not self._budget:
             return {}, {}
         places = list({place for found in lagging.values() for place in found})
         starts, theirs = await asyncio.gather(

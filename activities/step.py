@@ -52,18 +52,23 @@ class Steps:
 
     @asynccontextmanager
     async def holding(
-        self, operation: Operation, *allowed: Standing, correct: Correction | None = None
+        self, operation: Operation, *allowed: Standing, correct: Correction | None = None, lasting: bool = True
     ) -> AsyncIterator[Scope]:
         """Yield the scope while the lease says that `operation` stands at one of `allowed`; look again afterwards.
 
         An attempt that outlived its operation (Temporal does not stop one that timed out) is refused before its
         effect; one that was overtaken during its effect runs `correct`, which sets things to what the record says,
         again when the record changed meanwhile. Nobody would try again after this attempt, so it does not give up soon.
+        A step whose effect does not outlast it (`lasting=False`: it looks, or writes under a name of its own) is not
+        looked after: Temporal throws a late answer away.
 
         Raises: SupersededError in both cases.
         """
         scope = self._directory.scope(operation.scope)
         lease.require((await read_lease(scope)).record, operation, *allowed)
+        if not lasting:
+            yield scope
+            return
         try:
             yield scope
         finally:

@@ -84,23 +84,15 @@ class Floor:
                 break
             await do(steps.RESTORE, self._mirror.restore, order)
         await do(steps.OPEN, self._fence.open, ledger)
-        await asyncio.gather(
-            do(steps.FLIP, self._endpoint.flip, ledger),
-            self._let_groups_in(ledger),
-            self._seed_the_mirror(ledger),
-        )
+        await do(steps.FLIP, self._endpoint.flip, ledger)
+        await do(steps.LAGGING, self._groups.carry_lagging, ledger)
+        await do(steps.OPEN_GROUPS, self._fence.let_groups_in, ledger)
+        await do(steps.RETIRE, self._mirror.retire, ledger)
+        await do(steps.SEED, self._mirror.seed, ledger)
+        await do(steps.VERIFY, self._status.verify, ledger)
         await do(steps.START, self._mirror.start, ledger)
         await do(steps.FINISH, self._lease.finish, ledger)
         return self._times
-
-    async def _let_groups_in(self, ledger: StepInput) -> None:
-        await self._do(steps.LAGGING, self._groups.carry_lagging, ledger)
-        await self._do(steps.OPEN_GROUPS, self._fence.let_groups_in, ledger)
-
-    async def _seed_the_mirror(self, ledger: StepInput) -> None:
-        await self._do(steps.RETIRE, self._mirror.retire, ledger)
-        await self._do(steps.SEED, self._mirror.seed, ledger)
-        await self._do(steps.VERIFY, self._status.verify, ledger)
 
     async def _do(self, step: Step, method: Callable[[A], Awaitable[R]], argument: A) -> R:
         """Run one step in a context without a server; what is transient is tried again, as Temporal would."""

@@ -131,6 +131,16 @@ def prove(
     return cut.model_copy(update={"rows": tuple(rows), "complete": True})
 
 
+def read_all(row: CutRow, position: int) -> bool:
+    """Whether a group at `position` (the next offset to read) has no visible record of the drained `row` left.
+
+    M is the last visible record: from M + 1 to the cut the drain's reader saw none.
+    """
+    if position > row.end:
+        return False
+    return position == row.end or row.mirrored is None or row.mirrored < position
+
+
 def changes(cut: Cut, topics: Mapping[str, Topic], ends: Mapping[TopicPartition, LogEnds]) -> list[str]:
     """What differs on the source from the cut: ends, leader epochs, ids, partition counts, topics. Empty is good."""
     found: list[str] = []

@@ -219,6 +219,21 @@ class VisibleRecords(NamedTuple):
     complete: bool
 
 
+class Span(NamedTuple):
+    """A visible batch by its header: `records` of them, somewhere in the offsets `[first, end)`."""
+
+    first: int
+    end: int
+    records: int
+
+
+class Spans(NamedTuple):
+    """The visible batches that touch a range, in order; `complete` as in `VisibleRecords`."""
+
+    spans: tuple[Span, ...]
+    complete: bool
+
+
 class Gate(StrEnum):
     """What one broker answered the canary. UNKNOWN is never taken for CLOSED."""
 

@@ -20,6 +20,7 @@ from dcdr.model import (
     LogEnds,
     OffsetRange,
     OpenTransaction,
+    Spans,
     StoredLease,
     Timing,
     Topic,
@@ -90,6 +91,12 @@ class Logs(Protocol):
         """What a read_committed consumer sees in each range: data records only, aborted ones left out.
 
         Reads at most `limit` records a partition; `limit=1` answers "is there any?".
+        """
+
+    async def spans(self, ranges: Mapping[TopicPartition, OffsetRange]) -> Mapping[TopicPartition, Spans]:
+        """The batches of which a read_committed consumer sees records, by their headers alone: counting is cheap.
+
+        The first batch may begin before the range. Every range is read to its end, or to the last stable offset.
         """
 
     async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:

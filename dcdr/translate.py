@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dcdr.model import CutRow, GroupVerdict, RecordDigest
+from dcdr.model import CutRow, GroupVerdict, RecordDigest, Span
 
 
 class Placement(NamedTuple):
@@ -57,6 +57,36 @@ def place(source: Sequence[RecordDigest], target: Sequence[RecordDigest], target
             return None
         note = f"{skipped} records ahead of it were compacted away on the target" if skipped else ""
         return Placement(offsets[0], GroupVerdict.EXACT, 0, note)
+    return None
+
+
+def count_ahead(spans: Sequence[Span], position: int) -> int | None:
+    """Visible records from `position` on. None where that lies inside a batch with holes: headers do not tell them."""
+    count = 0
+    for span in spans:
+        if span.end <= position:
+            continue
+        if span.first >= position:
+            count += span.records
+        elif span.records == span.end - span.first:
+            count += span.end - position
+        else:
+            return None
+    return count
+
+
+def count_back(spans: Sequence[Span], count: int) -> int | None:
+    """Offset of the `count`-th visible record from the end. None where there are not so many, or headers do not tell.
+
+    A batch with holes keeps its first offset even where the record there is gone: what stands at the offset is looked
+    at before anybody relies on it.
+    """
+    left = count
+    for span in reversed(spans):
+        if left <= span.records:
+            whole = span.records == span.end - span.first
+            return span.end - left if whole else span.first if left == span.records else None
+        left -= span.records
     return None
 
 

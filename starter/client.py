@@ -18,7 +18,8 @@ from workflows.switchover import SwitchoverWorkflow
 from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT
 from workflows.transition import transition_id
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
+"""Each look at the steps is a task for the worker, which is busy with the steps."""
 REFUSALS = ("PlanRefusedError", "InvalidRequestError", "ValidationError")
 
 

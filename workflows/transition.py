@@ -211,12 +211,14 @@ class Transition:
         self._operation = operation
         self._past_return = True
         order = StepInput(operation=operation, entry=entry)
+        # Producers first, then consumers, then the mirror: each is work for the machines that the ones before wait for.
         await self._do(steps.OPEN, FenceActivities.open, order, policies.FORWARD)
-        await together(
-            self._do(steps.FLIP, EndpointActivities.flip, order, policies.FORWARD),
-            self._let_groups_in(order),
-            self._seed_the_mirror(order),
-        )
+        await self._do(steps.FLIP, EndpointActivities.flip, order, policies.FORWARD)
+        await self._do(steps.LAGGING, GroupActivities.carry_lagging, order, policies.READING)
+        await self._do(steps.OPEN_GROUPS, FenceActivities.let_groups_in, order, policies.FORWARD)
+        await self._do(steps.RETIRE, MirrorActivities.retire, order, policies.FORWARD)
+        await self._do(steps.SEED, MirrorActivities.seed, order, policies.FORWARD)
+        await self._do(steps.VERIFY, StatusActivities.verify, order, policies.FORWARD)
         # Only now: the checkpoint connector of the new direction writes group offsets on the old side, which the
         # placing of the groups reads, and the mirror's writes there would look like a tail.
         await self._do(steps.START, MirrorActivities.start, order, policies.FORWARD)
@@ -224,15 +226,6 @@ class Transition:
         workflow.upsert_search_attributes([ACTIVE.value_set(operation.target)])
         self._phase("Done", f"**{operation.target} is active**, epoch {operation.epoch + 1}")
         return self._report(operation, Outcome.DONE, entry=entry)
-
-    async def _let_groups_in(self, order: StepInput) -> None:
-        await self._do(steps.LAGGING, GroupActivities.carry_lagging, order, policies.READING)
-        await self._do(steps.OPEN_GROUPS, FenceActivities.let_groups_in, order, policies.FORWARD)
-
-    async def _seed_the_mirror(self, order: StepInput) -> None:
-        await self._do(steps.RETIRE, MirrorActivities.retire, order, policies.FORWARD)
-        await self._do(steps.SEED, MirrorActivities.seed, order, policies.FORWARD)
-        await self._do(steps.VERIFY, StatusActivities.verify, order, policies.FORWARD)
 
     async def _undo(self, operation: Operation) -> bool:
         """Return everything to how it was, in reverse. False when the handover had committed: then only forward."""

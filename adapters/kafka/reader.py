@@ -10,7 +10,7 @@ from adapters.kafka import messages
 from adapters.kafka.records import Record, committed, records
 from adapters.kafka.trouble import OFFSET_OUT_OF_RANGE, UNKNOWN_SERVER_ERROR
 from adapters.kafka.wire import LOOK, Refused, Wire, together
-from dcdr.model import TopicPartition
+from dcdr.model import Span, TopicPartition
 
 PARTITION_BYTES: Final = 1 << 20
 FEW_BYTES: Final = 64 << 10
@@ -33,6 +33,8 @@ class Slice(NamedTuple):
     next: int
     lso: int
     start: int
+    spans: tuple[Span, ...] = ()
+    """Instead of the records, where only headers are wanted."""
 
 
 class Position(NamedTuple):
@@ -41,6 +43,8 @@ class Position(NamedTuple):
     offset: int
     end: int | None = None
     limit: int | None = None
+    headers: bool = False
+    """Unpack no record: tell the batches."""
 
 
 class LogReader:
@@ -119,7 +123,7 @@ class LogReader:
                     answers[partition] = await self._out_of_range(node, partition, position)
                 elif data.error_code:
                     answers[partition] = Refused(data.error_code)
-                elif data.records is not None and len(data.records) > _BIG:
+                elif data.records is not None and len(data.records) > _BIG and not position.headers:
                     answers[partition] = await asyncio.to_thread(unpack, data, position)
                 else:
                     answers[partition] = unpack(data, position)
@@ -158,8 +162,26 @@ def _is_stuck(answer: Slice | Refused, position: Position) -> bool:
     return isinstance(answer, Slice) and answer.next == position.offset < answer.lso
 
 
+def spans(data: messages.Message, position: Position) -> tuple[tuple[Span, ...], int]:
+    """The visible batches of one partition of a Fetch response, and where to go on."""
+    found: list[Span] = []
+    following = position.offset
+    aborted = [(a.producer_id, a.first_offset) for a in data.aborted_transactions or ()]
+    for batch, visible in committed(data.records, aborted):
+        if position.end is not None and batch.base_offset >= position.end:
+            following = max(following, batch.base_offset)
+            break
+        if visible and batch.next_offset > position.offset:
+            found.append(Span(batch.base_offset, batch.next_offset, batch.size))
+        following = max(following, batch.next_offset)
+    return tuple(found), following
+
+
 def unpack(data: messages.Message, position: Position) -> Slice:
     """Turn one partition of a Fetch response into what a read_committed consumer sees of it."""
+    if position.headers:
+        found, after = spans(data, position)
+        return Slice((), after, data.last_stable_offset, data.log_start_offset, found)
     seen: list[Record] = []
     following = position.offset
     limit = position.limit

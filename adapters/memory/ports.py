@@ -33,6 +33,8 @@ from dcdr.model import (
     OffsetRange,
     OpenTransaction,
     RecordDigest,
+    Span,
+    Spans,
     StoredLease,
     Timing,
     Topic,
@@ -238,6 +240,17 @@ class MemoryLogs(Port):
             return found
 
         return await self._call("visible", effect)
+
+    async def spans(self, ranges: Mapping[TopicPartition, OffsetRange]) -> Mapping[TopicPartition, Spans]:
+        def effect(world: World) -> Mapping[TopicPartition, Spans]:
+            found = {}
+            for place, (first, end) in ranges.items():
+                log = self._log(world, place)
+                batches = tuple(Span(e.offset, e.offset + 1, 1) for e in log.visible(first, end))
+                found[place] = Spans(batches, min(end, log.next) <= log.ends.lso)
+            return found
+
+        return await self._call("spans", effect)
 
     async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         def effect(world: World) -> Mapping[TopicPartition, int]:

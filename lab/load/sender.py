@@ -21,8 +21,9 @@ from lab.load.journal import Writer
 from lab.load.tally import Tally
 
 TICK_S = 0.005
-LOOK_AGAIN_NS = 5_000_000
-"""A good client that finds the endpoint still leading to the cluster that refused it looks again after 5 ms."""
+LOOK_AGAIN_NS = 20_000_000
+"""A good client that finds the endpoint still leading to the cluster that refused it looks again after 20 ms: each look
+is a new connection, and clients that look all the time would be felt by the machines that are to switch over."""
 TRY_AGAIN_NS = 50_000_000
 """... and after 50 ms it tries its record there all the same: the fence may have been opened again."""
 TRY_AT_MOST_NS = 500_000_000

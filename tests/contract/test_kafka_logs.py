@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import TopicPartition as ConfluentPartition
 
 from adapters.kafka import reader
+from dcdr import translate
 from dcdr.errors import InvalidRequestError
 from dcdr.model import LogEnds, OffsetRange, TopicPartition
 from tests.contract.kafka_real import CANARY_TOPIC, LEDGER_TOPIC, eventually
@@ -94,6 +95,28 @@ async def test_visible_records_come_in_order_up_to_the_limit(world: KafkaWorld) 
         assert (len(found.records), found.complete) == (min(limit, 10), complete)
     nothing = (await world.logs.visible({place: OffsetRange(7, 7)}, 1))[place]
     assert (nothing.records, nothing.complete) == ((), True)
+
+
+async def test_batches_hold_as_many_records_as_are_visible(world: KafkaWorld) -> None:
+    place = TopicPartition(await world.topic(), 0)
+    await world.produce(place, [str(number) for number in range(5)])
+    txn, other = fresh("txn"), fresh("txn")
+    await world.begin(txn, place, ["aborted", "aborted too"])
+    await world.end(txn, commit=False)
+    await eventually(lambda: _settled_at(world, place, 8))
+    await world.begin(other, place, ["kept"])
+    await world.end(other, commit=True)
+    await eventually(lambda: _settled_at(world, place, 10))
+    visible = await offsets(world, place, 0, 10)
+    found = (await world.logs.spans({place: OffsetRange(0, 10)}))[place]
+    assert found.complete
+    assert sum(span.records for span in found.spans) == len(visible)
+    assert all(any(span.first <= offset < span.end for span in found.spans) for offset in visible)
+    within = (await world.logs.spans({place: OffsetRange(3, 7)}))[place]
+    assert translate.count_ahead(within.spans, 3) == 2
+    assert translate.count_back(found.spans, 3) == visible[-3]
+    nothing = (await world.logs.spans({place: OffsetRange(5, 8)}))[place]
+    assert (nothing.spans, nothing.complete) == ((), True)
 
 
 async def test_equal_records_have_equal_digests_wherever_they_are(real: RealKafkaWorld) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcdr import translate
-from dcdr.model import CutRow, GroupVerdict, RecordDigest
+from dcdr.model import CutRow, GroupVerdict, RecordDigest, Span
 from tests.unit.core.logs import Copies, copies
 
 
@@ -82,6 +82,42 @@ def test_a_record_the_target_lost_is_never_skipped_and_called_exact(
     if found is not None and ahead:
         first = resumed(keyless, found.offset)[0]
         assert log.records[first].digest == ahead[0].digest, "something unread was skipped"
+
+
+@st.composite
+def batched(draw: st.DrawFn) -> tuple[list[Span], list[int]]:
+    """Visible batches, some with holes as compaction leaves them, and the offsets of their records."""
+    spans, offsets, at = [], [], draw(st.integers(0, 3))
+    for _ in range(draw(st.integers(0, 6))):
+        at += draw(st.integers(0, 2))
+        length = draw(st.integers(1, 4))
+        kept = draw(st.sets(st.integers(0, length - 1), min_size=1)) if draw(st.booleans()) else set(range(length))
+        spans.append(Span(at, at + length, len(kept)))
+        offsets += [at + number for number in sorted(kept)]
+        at += length
+    return spans, offsets
+
+
+@given(batched(), st.integers(0, 30))
+def test_records_ahead_are_counted_right_or_not_at_all(log: tuple[list[Span], list[int]], position: int) -> None:
+    spans, offsets = log
+    found = translate.count_ahead(spans, position)
+    assert found in {None, sum(offset >= position for offset in offsets)}
+    inside = any(s.first < position < s.end and s.records < s.end - s.first for s in spans)
+    assert (found is None) == inside
+
+
+@given(batched(), st.integers(1, 30))
+def test_counting_back_leads_to_the_record_or_to_the_beginning_of_its_batch(
+    log: tuple[list[Span], list[int]], count: int
+) -> None:
+    spans, offsets = log
+    found = translate.count_back(spans, count)
+    if count > len(offsets):
+        assert found is None
+    elif found is not None:
+        # From a batch's first offset on the same records come, where compaction took the one that stood there too.
+        assert [offset for offset in offsets if offset >= found] == offsets[-count:]
 
 
 def record(offset: int, name: str, key: str = "k") -> RecordDigest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from adapters.kafka.reader import Position, unpack
+from adapters.kafka.reader import Position, Slice, unpack
 from tests.unit.adapters.kafka.test_records import Plain, batch, marker
 
 
@@ -47,4 +47,4 @@ def test_a_batch_behind_the_end_ends_the_range() -> None:
 
 
 def test_an_empty_answer_moves_nothing() -> None:
-    assert unpack(answer(b"", 9), Position(4)) == ((), 4, 9, 0)
+    assert unpack(answer(b"", 9), Position(4)) == Slice((), 4, 9, 0)
