@@ -38,6 +38,10 @@ LEDGER_TOPIC = "dcdr-ledger.internal"
 USER_TOPIC_PREFIX = "lab-"
 """Topics that tests make up as they go may be used by `app` and `app2` when their names start so."""
 
+HOSTS = "127.0.0.1 localhost\n"
+"""What the JVMs know of names. A broker looks its own address up backwards for every new connection, on the thread that
+serves all the others (SaslServerAuthenticator, `serverAddress().getHostName()`); a name server that drops one such
+question stops them for 5 s, as was seen at the reconnections of a switchover."""
 JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true", "-XX:-UsePerfData")
 REQUEST_LIMIT_S = 15.0
 

@@ -145,7 +145,10 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
     passwords = {user: lab.password(user) for user in kafka.USERS}
     log4j = home.config / "log4j2.properties"
     log4j.write_text(kafka.LOG4J)
-    java = [str(toolchain.java), *kafka.JVM, f"-Dlog4j2.configurationFile={log4j}", "-cp", toolchain.kafka_classpath]
+    hosts = home.config / "hosts"
+    hosts.write_text(kafka.HOSTS)
+    options = [*kafka.JVM, f"-Dlog4j2.configurationFile={log4j}", f"-Djdk.net.hosts.file={hosts}"]
+    java = [str(toolchain.java), *options, "-cp", toolchain.kafka_classpath]
     entries: dict[str, dict[str, Any]] = {}
 
     def declare(name: str, site: str, argv: list[str], environment: dict[str, str] | None = None) -> None:

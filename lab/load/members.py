@@ -127,6 +127,7 @@ class Member(threading.Thread):
                 time.sleep(LOOK_AGAIN_S)
                 return None
             self._refused_by = cluster
+            self._placed_ns = 0
             self._journal.line("I", self._client, cluster, time.monotonic_ns(), time.monotonic_ns() - created)
             consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked)
         except KafkaException as error:
@@ -182,7 +183,8 @@ class Member(threading.Thread):
             now = time.monotonic()
             if self._finishing.is_set():
                 finish_by = finish_by or now + CATCH_UP_S
-                caught_up = quiet_since is not None and now - quiet_since > QUIET_S and self._placed_ns > 0
+                placed = self._placed_ns / 1e9  # 0 until this client knows where the group stands
+                caught_up = placed and quiet_since is not None and now - max(quiet_since, placed) > QUIET_S
                 if not to_the_end or now > finish_by or caught_up:
                     return
             elif is_over():
