@@ -70,19 +70,17 @@ class LedgerBook:
         await scope.member(positions.operation.target).ledger.put(entry.key, positions.body())
         return entry
 
-    async def positions(self, scope: Scope, operation: Operation, ledger: EntryRef) -> GroupPositions | None:
-        """What was kept with the ledger entry the handover named; None where nothing was, for no group lagged.
+    async def positions(self, scope: Scope, operation: Operation) -> GroupPositions | None:
+        """What `keep` wrote for this operation; None where that is not to be found.
 
-        Found by the key, so that a run that finishes another one's operation needs nothing of its history.
+        Found by the key, so that a run that finishes another one's operation needs nothing of its history. A step that
+        was repeated may have written twice; the groups were frozen, so either will do.
         """
         prefix = f"{operation.scope}/{operation.id}/groups/"
         for key, body in (await scope.member(operation.target).ledger.find(prefix)).items():
-            if hashlib.sha256(body).hexdigest() != key.removeprefix(prefix):
-                log.warning("%s on %s does not match its digest and is not believed", key, operation.target)
-                continue
-            found = GroupPositions.from_body(body)
-            if found.ledger == ledger.digest:
-                return found
+            if hashlib.sha256(body).hexdigest() == key.removeprefix(prefix):
+                return GroupPositions.from_body(body)
+            log.warning("%s on %s does not match its digest and is not believed", key, operation.target)
         return None
 
     def _remember(self, entry: EntryRef, cut: Cut) -> None:

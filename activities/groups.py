@@ -47,68 +47,53 @@ Positions = Mapping[TopicPartition, CommittedOffset]
 
 
 class GroupActivities(Steps):
-    """`carry_over`: every group resumes at its exact position, or the report names it and the bound."""
+    """`keep`, `place`: every group resumes at its exact position, or the report names it and the bound."""
 
     def __init__(self, directory: Directory, book: LedgerBook) -> None:
         super().__init__(directory)
         self._book = book
 
-    @activity.defn(name="groups.carry_over")
-    async def carry_over(self, step: StepInput) -> GroupsResult:
-        """Before the handover: the groups that stand at the end of the log, told by offsets alone.
+    @activity.defn(name="groups.keep")
+    async def keep(self, step: StepInput) -> GroupsResult:
+        """Before the handover: write where the groups stand, frozen, to the target's ledger topic.
 
-        Groups that lag, if only by a record, wait for `carry_lagging`: placing them reads as many records as they lag,
-        and producers need not wait for that. Their gate on the target stays closed until then. Where there are any, the
-        positions of all groups are kept on the target, so that what follows does not depend on the source.
+        So what follows does not depend on the source. Nothing is placed yet: that needs the ledger entry, and
+        producers need not wait for it. The groups' gate on the target stays closed until it is done.
         """
-        async with self.holding(step.operation, Standing.DRAINING) as scope:
+        async with self.holding(step.operation, Standing.DRAINING, lasting=False) as scope:
             watch = Stopwatch()
-            source, target = both(scope, step.operation)
-            ledger = await self._book.read(scope, step.operation, step.entry)
-            committed, left_out = await _standing(scope, source)
-            placed = await _Placer(_OldSide(source), target, ledger, budget=0).place(committed)
-            exact = {
-                name: offsets
-                for name, offsets in placed.offsets.items()
-                if placed.results[name].verdict is GroupVerdict.EXACT
-            }
-            later = len(placed.offsets) - len(exact)
-            entry = step.entry
-            if later and entry is not None:
-                found = _kept(step, entry.digest, committed, left_out, exact)
-                entry, _ = await asyncio.gather(self._book.keep(scope, found), _write(target, exact))
-            else:
-                await _write(target, exact)
-            note = f"{len(exact)} groups exact" + (f", {later} lag and follow after the opening" if later else "")
-            counts = {"groups": len(placed.offsets), "exact": len(exact)}
-            results = tuple(placed.results[name] for name in sorted(exact))
-            return GroupsResult(**watch.so_far(), entry=entry, groups=results, note=note, counts=counts)
+            source, _ = both(scope, step.operation)
+            found = _kept(step, *(await _standing(scope, source)))
+            entry = await self._book.keep(scope, found)
+            groups = len(found.committed)
+            note = f"{groups} groups" + (f", {len(found.skipped)} skipped" if found.skipped else "")
+            return GroupsResult(**watch.so_far(), entry=entry, note=note, counts={"groups": groups})
 
-    @activity.defn(name="groups.carry_lagging")
-    async def carry_lagging(self, step: StepInput) -> GroupsResult:
+    @activity.defn(name="groups.place")
+    async def place(self, step: StepInput) -> GroupsResult:
         """After the opening, before consumers are let in: place and report every group, with the whole budget.
 
-        The positions are those that `carry_over` kept, and only the contents are asked of the old side, which may be
+        The positions are those that `keep` wrote, and only the contents are asked of the old side, which may be
         dead: then MM2's own value counts. A repeated step that finds the gate open touches nothing, for positions
         belong to the consumers from then on; it reports what can still be seen.
         """
         async with self.holding(step.operation, Standing.MOVED) as scope:
             watch = Stopwatch()
             if step.entry is None:
-                raise InvalidRequestError("groups.carry_lagging needs the ledger entry the handover named")
+                raise InvalidRequestError("groups.place needs the ledger entry the handover named")
             source, target = both(scope, step.operation)
             open_already = not (await target.fence.rules()).groups_denied
             ledger = await self._book.read(scope, step.operation, step.entry)
             old = _OldSide(source, OLD_SIDE_SECONDS)
-            known = await self._book.positions(scope, step.operation, step.entry)
+            known = await self._book.positions(scope, step.operation)
             if known is None and (stand := await old.ask(lambda: _standing(scope, source))) is not None:
-                known = _kept(step, step.entry.digest, *stand)
+                known = _kept(step, *stand)
             if known is None or open_already:
                 results = await _seen(
                     scope, target, ledger, known, "consumers were let in already" if open_already else old.why
                 )
             else:
-                placer = _Placer(old, target, ledger, scope.timing.lagging_group_budget, known.exact)
+                placer = _Placer(old, target, ledger, scope.timing.lagging_group_budget)
                 placed = await placer.place(known.by_group)
                 if not (await target.fence.rules()).groups_denied:
                     raise ConflictError(f"consumers were let in on {target.name} meanwhile: no position is touched")
@@ -137,21 +122,13 @@ async def _standing(scope: Scope, source: Member) -> tuple[Mapping[str, Position
     return await source.groups.committed(names), skipped(scope, groups)
 
 
-def _kept(
-    step: StepInput,
-    ledger: str,
-    committed: Mapping[str, Positions],
-    left_out: tuple[GroupResult, ...],
-    exact: Collection[str] = (),
-) -> GroupPositions:
+def _kept(step: StepInput, committed: Mapping[str, Positions], left_out: tuple[GroupResult, ...]) -> GroupPositions:
     rows: dict[str, dict[str, dict[int, CommittedOffset]]] = {}
     for name, positions in sorted(committed.items()):
         topics = rows.setdefault(name, {})
         for place, position in sorted(positions.items()):
             topics.setdefault(place.topic, {})[place.partition] = position
-    return GroupPositions(
-        operation=step.operation, ledger=ledger, committed=rows, exact=tuple(sorted(exact)), skipped=left_out
-    )
+    return GroupPositions(operation=step.operation, committed=rows, skipped=left_out)
 
 
 class _OldSide:
@@ -196,8 +173,8 @@ class _OldSide:
 async def _seen(scope: Scope, target: Member, ledger: Cut, known: GroupPositions | None, why: str) -> list[GroupResult]:
     """The groups by what the target holds for them, where nothing is placed any more, or can be.
 
-    Shown is a group that was placed before the handover, or stood at the log end and stands at the target's or beyond.
-    Without known positions none lagged at the handover, so all of them should.
+    Shown is a group that stood at the log end and stands at the target's or beyond. Without known positions nobody can
+    say where a group stood; shown is then one that has nothing left to read.
     """
     if known is not None:
         positions: Mapping[str, Positions] = known.by_group
@@ -211,20 +188,19 @@ async def _seen(scope: Scope, target: Member, ledger: Cut, known: GroupPositions
         open_ends = []
         for place, row in rows.items():
             at = there.get(name, {}).get(place)
-            read_all = known is None or offsets[place].offset == row.end
+            read_all = known is None or drain.read_all(row, offsets[place].offset)
             if not read_all or at is None or row.target_end is None or at.offset < row.target_end:
                 open_ends.append(row)
-        before = known is not None and name in known.exact
-        doubt = [] if before else open_ends
-        said = "placed before the handover" if before else f"read back on {target.name}"
         results.append(
             GroupResult(
                 group=name,
-                verdict=GroupVerdict.APPROXIMATE if doubt else GroupVerdict.EXACT,
+                verdict=GroupVerdict.APPROXIMATE if open_ends else GroupVerdict.EXACT,
                 partitions=len(rows),
                 lag=0 if known is None else sum(max(0, row.end - offsets[place].offset) for place, row in rows.items()),
-                bound=sum(row.end - row.start for row in doubt),
-                note=f"{why}: where it was placed cannot be shown again" if doubt else said,
+                bound=sum(row.end - row.start for row in open_ends),
+                note=f"{why}: where it was placed cannot be shown again"
+                if open_ends
+                else f"read back on {target.name}",
             )
         )
     return results
@@ -257,10 +233,9 @@ class _Placed:
 class _Placer:
     """Places all groups at once, so that each partition of each side is read once, however many groups it has."""
 
-    def __init__(self, old: _OldSide, target: Member, ledger: Cut, budget: int, exact: Collection[str] = ()) -> None:
+    def __init__(self, old: _OldSide, target: Member, ledger: Cut, budget: int) -> None:
         self._old, self._target, self._budget = old, target, budget
         self._rows = ledger.by_partition
-        self._exact = frozenset(exact)
         self._unanswered: frozenset[TopicPartition] = frozenset()
         self._counted: Mapping[Position, Counted] = {}
 
@@ -301,10 +276,7 @@ class _Placer:
                 else:
                     lag += row.end - max(position.offset, row.start)
                 if found is None and unread is None and place in self._unanswered:
-                    if name in self._exact and mm2 is not None:
-                        found = translate.Placement(mm2.offset, GroupVerdict.EXACT, 0)  # ours, from before the handover
-                    else:
-                        notes.add(f"not placed exactly: {self._old.why}")
+                    notes.add(f"not placed exactly: {self._old.why}")
                 if found is None:
                     found = translate.fallback(mm2.offset if mm2 else None, start, row.target_end)
                 if found.verdict is not GroupVerdict.EXACT:
@@ -406,7 +378,7 @@ class _Placer:
             places = [p for p, at in positions.items() if p in self._rows and self._unread(ahead, p, at) != []]
             if places:
                 lagging[name] = places
-        if not lagging or not self._budget:
+        if not lagging:
             return {}, {}
         places = list({place for found in lagging.values() for place in found})
         starts, theirs = await asyncio.gather(

@@ -70,22 +70,22 @@ class Floor:
             do(steps.FREEZE, self._fence.freeze, order),
         )
         while True:
-            _, cut = await asyncio.gather(
+            _, cut, _ = await asyncio.gather(
                 do(steps.TRANSACTIONS, self._cut.fence_transactions, order),
                 do(steps.CUT, self._cut.take, order),
+                do(steps.GROUPS, self._groups.keep, order),
             )
             at_cut = StepInput(operation=operation, entry=cut.entry)
             await do(steps.DRAIN, self._cut.prove, at_cut)
             closed = await do(steps.CLOSE_MIRROR, self._cut.close_mirror, at_cut)
             ledger = StepInput(operation=operation, entry=closed.entry)
-            await do(steps.GROUPS, self._groups.carry_over, ledger)
             handed = await do(steps.HAND_OVER, self._lease.hand_over, ledger)
             if not handed.changed:
                 break
             await do(steps.RESTORE, self._mirror.restore, order)
         await do(steps.OPEN, self._fence.open, ledger)
         await do(steps.FLIP, self._endpoint.flip, ledger)
-        await do(steps.LAGGING, self._groups.carry_lagging, ledger)
+        await do(steps.PLACE, self._groups.place, ledger)
         await do(steps.OPEN_GROUPS, self._fence.let_groups_in, ledger)
         await do(steps.RETIRE, self._mirror.retire, ledger)
         await do(steps.SEED, self._mirror.seed, ledger)

@@ -433,7 +433,7 @@ class GroupVerdict(StrEnum):
 
 
 class GroupResult(Message):
-    """One consumer group after the carry-over, or why it is not carried."""
+    """One consumer group as it was placed, or why it was not."""
 
     group: str
     verdict: GroupVerdict
@@ -445,15 +445,12 @@ class GroupResult(Message):
 
 
 class GroupPositions(Entry):
-    """Where the groups stood on the source, frozen, as the carry-over before the handover found them.
+    """Where the groups stood on the source once they were frozen: from then on nobody can commit there.
 
-    `ledger` is the digest of the ledger entry they were placed by: of several cuts, that of the handover counts.
-    `committed`: group, topic, partition. `exact`: groups that were placed and read back on the target already.
+    `committed`: group, topic, partition.
     """
 
-    ledger: str
     committed: dict[str, dict[str, dict[int, CommittedOffset]]]
-    exact: tuple[str, ...] = ()
     skipped: tuple[GroupResult, ...] = ()
 
     @property

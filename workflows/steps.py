@@ -23,13 +23,13 @@ CLOSE = Step("fence.close", "close users on {source}", True)
 FREEZE = Step("groups.freeze", "freeze consumer groups on {source}", True)
 TRANSACTIONS = Step("transactions.fence", "fence open transactions on {source}", True)
 CUT = Step("cut.take", "settle {source} and take the cut", True)
+GROUPS = Step("groups.keep", "keep where consumer groups stand on {source}", True)
 DRAIN = Step("drain.prove", "prove the drain {source} to {target}", True)
 CLOSE_MIRROR = Step("mirror.close", "close the mirror on {target}, write the ledger", True)
-GROUPS = Step("groups.carry_over", "carry consumer groups over that are at the end", True)
 HAND_OVER = Step("lease.hand_over", "last look, then hand the lease to {target}", True)
 OPEN = Step("fence.open", "open users on {target}", True)
 FLIP = Step("endpoint.flip", "flip the endpoint to {target}", True)
-LAGGING = Step("groups.carry_lagging", "place every group, lagging ones too")
+PLACE = Step("groups.place", "place consumer groups on {target}")
 OPEN_GROUPS = Step("groups.open", "let consumers in on {target}")
 RETIRE = Step("mirror.retire", "stop the mirror {source} to {target}")
 SEED = Step("mirror.seed", "seed the mirror {target} to {source}")
@@ -50,11 +50,11 @@ TO_THE_HANDOVER = (
     FREEZE,
     TRANSACTIONS,
     CUT,
+    GROUPS,
     DRAIN,
     CLOSE_MIRROR,
-    GROUPS,
     HAND_OVER,
 )
-FORWARD = (OPEN, FLIP, LAGGING, OPEN_GROUPS, RETIRE, SEED, VERIFY, START, FINISH)
+FORWARD = (OPEN, FLIP, PLACE, OPEN_GROUPS, RETIRE, SEED, VERIFY, START, FINISH)
 SWITCHOVER = TO_THE_HANDOVER + FORWARD
 UNDO = (REOPEN_LEASE, REOPEN, THAW, RESTORE, RESUME_CHECKPOINT, FINISH)

@@ -85,15 +85,15 @@ class SwitchoverWorkflow(Transition):
             self._can_stop(steps.FREEZE, FenceActivities.freeze, order, policies.STEP),
         )
         while True:
-            _, cut = await together(
+            _, cut, _ = await together(
                 self._can_stop(steps.TRANSACTIONS, CutActivities.fence_transactions, order, policies.STEP),
                 self._can_stop(steps.CUT, CutActivities.take, order, policies.STEP),
+                self._can_stop(steps.GROUPS, GroupActivities.keep, order, policies.STEP),
             )
             at_cut = StepInput(operation=operation, entry=cut.entry)
             await self._can_stop(steps.DRAIN, CutActivities.prove, at_cut, policies.drain(timing))
             closed = await self._can_stop(steps.CLOSE_MIRROR, CutActivities.close_mirror, at_cut, policies.STEP)
             ledger = StepInput(operation=operation, entry=closed.entry)
-            await self._can_stop(steps.GROUPS, GroupActivities.carry_over, ledger, policies.STEP)
             if self._abort:
                 raise Aborted(self._abort)
             self._past_return = True

@@ -214,7 +214,7 @@ class Transition:
         # Producers first, then consumers, then the mirror: each is work for the machines that the ones before wait for.
         await self._do(steps.OPEN, FenceActivities.open, order, policies.FORWARD)
         await self._do(steps.FLIP, EndpointActivities.flip, order, policies.FORWARD)
-        await self._do(steps.LAGGING, GroupActivities.carry_lagging, order, policies.READING)
+        await self._do(steps.PLACE, GroupActivities.place, order, policies.READING)
         await self._do(steps.OPEN_GROUPS, FenceActivities.let_groups_in, order, policies.FORWARD)
         await self._do(steps.RETIRE, MirrorActivities.retire, order, policies.FORWARD)
         await self._do(steps.SEED, MirrorActivities.seed, order, policies.FORWARD)
@@ -294,7 +294,7 @@ class Transition:
         outage = None
         if closed and flipped and done:
             outage = (flipped.started + flipped.took) - (closed.started + closed.took)
-        groups = self._results.get(steps.LAGGING.name)
+        groups = self._results.get(steps.PLACE.name)
         transactions = self._results.get(steps.TRANSACTIONS.name)
         verified = self._results.get(steps.VERIFY.name)
         cut, closing = self._results.get(steps.CUT.name), self._results.get(steps.CLOSE_MIRROR.name)

@@ -419,7 +419,7 @@ async def late_record(scene: Scene) -> Shown:
     """A record that comes after the cut (here: from a super user, whom no rule stops) is found by the last look."""
     stage = scene.stage
     name = await _mirrored_topic(scene)
-    async with held(scene, steps.GROUPS) as (worker, handle):
+    async with held(scene, steps.HAND_OVER) as (worker, handle):
         await off(_write, stage, scene.here, name, [b"late"])
         worker.release()
         stage.done(await stage.ended(handle), scene.there)
@@ -432,7 +432,7 @@ async def late_record(scene: Scene) -> Shown:
 async def late_topic(scene: Scene) -> Shown:
     """A topic that comes after the cut is found by the last look."""
     stage = scene.stage
-    async with held(scene, steps.GROUPS) as (worker, handle):
+    async with held(scene, steps.HAND_OVER) as (worker, handle):
         name = await off(_new_topic, stage, scene.here)
         await off(_write, stage, scene.here, name, [b"late"])
         worker.release()

@@ -121,22 +121,20 @@ async def test_an_entry_that_is_nowhere_yet_is_waited_for_and_none_at_all_is_an_
         await LedgerBook().read(Sides().port, OPERATION, None)
 
 
-def positions(ledger: str) -> GroupPositions:
-    at = {"orders": {0: CommittedOffset(3, "mine")}}
-    return GroupPositions(operation=OPERATION, ledger=ledger, committed={"billing": at}, exact=("billing",))
+def positions(offset: int = 3) -> GroupPositions:
+    at = {"orders": {0: CommittedOffset(offset, "mine")}}
+    return GroupPositions(operation=OPERATION, committed={"billing": at})
 
 
-async def test_of_the_positions_that_were_kept_those_of_the_named_ledger_entry_are_found_by_another_worker() -> None:
+async def test_positions_that_were_kept_are_found_by_another_worker_without_the_source() -> None:
     sides = Sides()
-    ledger = await LedgerBook().write(sides.port, cut())
-    assert await LedgerBook().positions(sides.port, OPERATION, ledger) is None
-    await LedgerBook().keep(sides.port, positions("an earlier cut"))
-    entry = await LedgerBook().keep(sides.port, positions(ledger.digest))
+    assert await LedgerBook().positions(sides.port, OPERATION) is None
+    entry = await LedgerBook().keep(sides.port, positions())
     assert entry.key == f"lab/op-1/groups/{entry.digest}"
-    assert set(sides["dc-a"].kept) == {ledger.key}, "the source may be gone when they are needed"
-    assert await LedgerBook().positions(sides.port, OPERATION, ledger) == positions(ledger.digest)
-    sides["dc-b"].kept[entry.key] = positions(ledger.digest).model_copy(update={"exact": ()}).body()
-    assert await LedgerBook().positions(sides.port, OPERATION, ledger) is None, "another content than its key says"
+    assert not sides["dc-a"].kept, "the source may be gone when they are needed"
+    assert await LedgerBook().positions(sides.port, OPERATION) == positions()
+    sides["dc-b"].kept[entry.key] = positions(4).body()
+    assert await LedgerBook().positions(sides.port, OPERATION) is None, "another content than its key says"
 
 
 async def test_what_was_just_written_is_not_read_again_and_only_so_much_is_kept() -> None:
