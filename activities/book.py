@@ -83,7 +83,19 @@ class LedgerBook:
             log.warning("%s on %s does not match its digest and is not believed", key, operation.target)
         return None
 
+    async def mark_seeded(self, scope: Scope, operation: Operation) -> None:
+        """Note on the target, durably, that the reverse direction's seeds were read back: from now on it may run."""
+        await scope.member(operation.target).ledger.put(_seeded(operation), b"read back")
+
+    async def seeded(self, scope: Scope, operation: Operation) -> bool:
+        """Whether `mark_seeded` was called for this operation, by whichever run."""
+        return await scope.member(operation.target).ledger.get(_seeded(operation)) is not None
+
     def _remember(self, entry: EntryRef, cut: Cut) -> None:
         self._recent[entry.key] = cut
         while len(self._recent) > KEPT:
             self._recent.popitem(last=False)
+
+
+def _seeded(operation: Operation) -> str:
+    return f"{operation.scope}/{operation.id}/seeded"

@@ -99,7 +99,8 @@ class MirrorActivities(Steps):
         """Set the reverse direction's stored offsets to the ledger's ends - 1 and read them back.
 
         Unseeded, it would copy every record back. A direction that already runs was seeded before it was started
-        (a repeated step): its offsets must have reached the seeds, else this is a loop.
+        (a repeated step): its offsets must have reached the seeds, else this is a loop. One that was seeded, ran and
+        was stopped by somebody stands beyond them: seeded again, it would copy what lies between a second time.
         """
         async with self.holding(step.operation, Standing.MOVED) as scope:
             watch = Stopwatch()
@@ -111,10 +112,15 @@ class MirrorActivities(Steps):
             if not connector.stopped and connector.state != "STOPPED":
                 _check_reached(drain.seed(ledger, ()), stored, connector.name)
                 return StepResult(**watch.so_far(), note="runs already, from the seeded offsets or later")
-            seeds = drain.seed(ledger, stored)
             await _until(source, (connector.name,), lambda c: c.stopped, "STOPPED without tasks")
+            if await self._book.seeded(scope, step.operation):
+                stored = await source.connect.offsets(connector.name)
+                if not _short(drain.seed(ledger, ()), stored):
+                    return StepResult(**watch.so_far(), note="seeded already, and stands there or beyond")
+            seeds = drain.seed(ledger, stored)
             await source.connect.seed(connector.name, seeds, source=mirror.source)
             await _check_seeded(source, connector.name, seeds)
+            await self._book.mark_seeded(scope, step.operation)
             return StepResult(
                 **watch.so_far(), note=f"{len(seeds)} partitions read back", counts={"partitions": len(seeds)}
             )
@@ -137,7 +143,11 @@ class MirrorActivities(Steps):
             connector = await connector_of(source, standing.source_connector)
             if connector.stopped:
                 stored = await source.connect.offsets(connector.name)
-                await _check_seeded(source, connector.name, drain.seed(ledger, stored))
+                if short := _short(drain.seed(ledger, ()), stored):
+                    raise NotYetError(
+                        f"{standing} is not started: {len(short)} partitions, for example {short[0]}, stand below "
+                        f"their seeds. Seed {connector.name} again: the ledger entry is {step.entry and step.entry.key}"
+                    )
             names = await _present(
                 source, standing.source_connector, standing.checkpoint_connector, standing.heartbeat_connector
             )
@@ -202,11 +212,17 @@ async def _check_seeded(member: Member, connector: str, seeds: Mapping[TopicPart
         raise NotYetError(f"{connector}: stored offsets are not the seeds, for example {differ}; seeding again")
 
 
+def _short(
+    seeds: Mapping[TopicPartition, int | None], stored: Mapping[TopicPartition, int]
+) -> list[TopicPartition]:
+    """Partitions whose stored offset is below its seed, or missing."""
+    return [place for place, offset in seeds.items() if offset is not None and stored.get(place, -1) < offset]
+
+
 def _check_reached(
     seeds: Mapping[TopicPartition, int | None], stored: Mapping[TopicPartition, int], connector: str
 ) -> None:
-    short = [p for p, offset in seeds.items() if offset is not None and stored.get(p, -1) < offset]
-    if short:
+    if short := _short(seeds, stored):
         raise MirrorLoopError(
             f"{connector} runs although {len(short)} partitions (for example {short[0]}) stand below their seeds: "
             "it is copying records back. Stop it now, and re-seed the standby"

@@ -25,6 +25,7 @@ DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 4
 """Seconds before a phase counts as hung. The cold build of kube-apiserver on a busy machine is what needs most."""
 OPTIONS = {
     "tests/unit": ["-q"],
+    "tests/replay": ["-q"],
     "tests/workflows": ["-q", "-n", "4", "--dist", "worksteal"],
     "tests/integration": ["-v", "-m", "not thorough"],
 }
@@ -127,6 +128,7 @@ def check(run: Run) -> None:
     run.do("types", [BIN / "mypy"], DEADLINE_S["check"])
     run.do("import arrows", [BIN / "lint-imports"], DEADLINE_S["check"])
     run.suite("tests/unit")
+    run.suite("tests/replay")
 
 
 def test(run: Run) -> None:

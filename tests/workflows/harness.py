@@ -64,7 +64,7 @@ async def server(folder: Path) -> AsyncIterator[Client]:
         async with asyncio.timeout(START_SECONDS):
             while True:
                 try:
-                    client = await Client.connect(f"127.0.0.1:{port}", data_converter=CONVERTER)
+                    client = await Client.connect(f"127.0.0.1:{port}", data_converter=CONVERTER, identity="tests")
                     await client.count_workflows('DrScope = "none"')
                     break
                 except (RuntimeError, RPCError):  # not listening, or the namespace is not there yet

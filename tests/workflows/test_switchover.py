@@ -16,6 +16,7 @@ from activities.failpoints import Failpoint
 from adapters.memory import Produced, memory_directory
 from dcdr.model import (
     AbortRequest,
+    ConnectorState,
     GroupVerdict,
     Outcome,
     Phase,
@@ -23,6 +24,7 @@ from dcdr.model import (
     StepState,
     TransitionReport,
 )
+from dcdr.settings import MirrorSettings
 from starter.client import abort, ended
 from tests.workflows.harness import RUN_SECONDS, Case
 from worker.finder import look
@@ -267,6 +269,23 @@ async def test_a_terminated_run_is_rolled_back_or_forward_by_the_next_start(case
     assert bool(report.recovered) == begun
     if begun:
         assert ("finished" if moved else "undid") in report.recovered[0]
+    assert case.judge() == []
+
+
+async def test_a_mirror_that_was_seeded_ran_and_was_stopped_by_hand_copies_nothing_twice(case: Case) -> None:
+    hold = Failpoint(steps.FINISH.name, "before", "hold")
+    name = MirrorSettings().source_connector.format(source="dc-b", target="dc-a")
+    async with case.worker(hold):
+        handle = await case.start()
+        await case.reached(hold)
+        await handle.terminate("by hand")
+        assert case.world.produce("dc-b", "orders", 0, count=5) is Produced.ACKED
+        while len(case.world.values("dc-a", "orders", 0)) < len(case.world.values("dc-b", "orders", 0)):
+            case.world.pump()
+        case.world.set_connector("dc-a", name, state=ConnectorState.STOPPED, tasks=())
+        case.world.members("dc-a", "reports", 0)
+        report = await result(await case.start("dc-a"))
+    assert "finished" in report.recovered[0]
     assert case.judge() == []
 
 

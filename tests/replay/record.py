@@ -1,0 +1,137 @@
+"""Record a history of every way in which an operation can go: `python -m tests.replay.record`.
+
+For when the order of steps was changed on purpose. A history recorded by a release leaves only when no run of that
+release can be alive any more; until then the workflow keeps both orders apart with `workflow.patched`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import WorkflowHandle
+
+from activities.failpoints import Failpoint
+from dcdr.errors import MisconfiguredError
+from dcdr.model import AbortRequest, RecoveryRequest
+from starter.client import abort, ended
+from tests.workflows.harness import RUN_SECONDS, Case, server
+from workflows import steps
+from workflows.steps import Step
+from workflows.transition import transition_id
+
+HISTORIES = Path(__file__).with_name("histories")
+Handle = WorkflowHandle[Any, Any]
+
+
+async def done(case: Case) -> Handle:
+    """A switchover that finishes."""
+    async with case.worker():
+        return await finished(await case.start())
+
+
+async def planned(case: Case) -> Handle:
+    """A dry run."""
+    async with case.worker():
+        return await finished(await case.start(dry_run=True))
+
+
+async def refused(case: Case) -> Handle:
+    """A switchover to the side that is active already."""
+    async with case.worker():
+        return await finished(await case.start("dc-a"))
+
+
+async def undone(case: Case) -> Handle:
+    """A step before the handover fails for good."""
+    case.world.fail("transactions.fence", error=MisconfiguredError, dc="dc-b")
+    async with case.worker():
+        return await finished(await case.start())
+
+
+async def aborted(case: Case) -> Handle:
+    """Somebody aborts it before the drain."""
+
+    async def ask() -> None:
+        await abort(case.client, case.scope, AbortRequest(by="maintainers", reason="to record it"))
+
+    return await disturbed(case, steps.DRAIN, ask)
+
+
+async def drained_again(case: Case) -> Handle:
+    """A record is accepted after the cut, so the mirror is opened again and the cut taken anew."""
+
+    async def append() -> None:
+        case.world.late_append("dc-a", "orders", 1, ["late"])
+
+    return await disturbed(case, steps.HAND_OVER, append)
+
+
+async def recovered_forward(case: Case) -> Handle:
+    """A recovery of what was ended from outside after the handover."""
+    return await recovered(case, steps.OPEN)
+
+
+async def recovered_back(case: Case) -> Handle:
+    """A recovery of what was ended from outside before the handover."""
+    return await recovered(case, steps.DRAIN)
+
+
+async def disturbed(case: Case, step: Step, what: Callable[[], Awaitable[None]]) -> Handle:
+    """A switchover in which `what` happens right before `step`."""
+    hold = Failpoint(step.name, "before", "hold")
+    async with case.worker(hold):
+        handle = await case.start()
+        await case.reached(hold)
+        await what()
+        (case.marks / "release").touch()
+        return await finished(handle)
+
+
+async def recovered(case: Case, step: Step) -> Handle:
+    """The recovery of a run that was terminated right before `step`."""
+    hold = Failpoint(step.name, "before", "hold")
+    async with case.worker(hold):
+        handle = await case.start()
+        await case.reached(hold)
+        await handle.terminate("to record the recovery")
+        recovery = await case.client.start_workflow(
+            "Recovery", RecoveryRequest(scope=case.scope), id=transition_id(case.scope), task_queue=case.queue
+        )
+        return await finished(recovery)
+
+
+async def finished(handle: Handle) -> Handle:
+    await asyncio.wait_for(ended(handle), RUN_SECONDS)
+    return handle
+
+
+WAYS = (done, planned, refused, undone, aborted, drained_again, recovered_forward, recovered_back)
+
+
+async def main() -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        async with server(Path(scratch)) as client:
+            for way in WAYS:
+                handle = await way(Case.build(client, Path(scratch)))
+                events = (await handle.fetch_history()).to_json_dict()["events"]
+                lines = ",\n".join(json.dumps(_without_traces(event), sort_keys=True) for event in events)
+                text = f'{{"workflowId": "{handle.id}", "events": [\n{lines}\n]}}\n'
+                (HISTORIES / f"{way.__name__}.json").write_text(text, encoding="utf-8")
+                print(f"{way.__name__}: {len(events)} events", flush=True)
+
+
+def _without_traces(value: Any) -> Any:
+    """The event without stack traces: they tell of the machine it was recorded on, and replay does not look at them."""
+    if isinstance(value, dict):
+        return {key: _without_traces(inner) for key, inner in value.items() if key != "stackTrace"}
+    return [_without_traces(inner) for inner in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
