@@ -29,7 +29,7 @@ def _done(report: TransitionReport | None) -> TransitionReport:
 async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(stage: Stage) -> None:
     here, there = stage.here(), stage.there()
     link = f"{there}->{here}:kafka"
-    hold = Failpoint(steps.STOP_CHECKPOINT.name, "before", "hold")
+    hold = Failpoint(steps.CLOSE.name, "before", "hold")
     async with stage.worker(hold, mutant=(steps.DRAIN.name,)) as worker, stage.load(rate=2500.0, groups={}) as load:
         handle = await stage.start(there)
         await worker.reached(hold)
@@ -45,6 +45,28 @@ async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(stage: St
     assert checked.verdict.exit_code == 1, "\n".join(as_table(checked))
     assert counts[Kind.MISSING] >= PLANTED * 0.8, counts
     assert counts[Kind.OLD_ONLY] > 0
+
+
+async def test_with_the_drain_skipped_the_last_records_of_both_sides_give_it_away(stage: Stage) -> None:
+    """The same mistake, with the guard behind it: everything is as before."""
+    here, there = stage.here(), stage.there()
+    link = f"{there}->{here}:kafka"
+    hold = Failpoint(steps.CLOSE.name, "before", "hold")
+    async with stage.worker(hold, mutant=(f"{steps.DRAIN.name}!",)) as worker, stage.load(groups={}) as load:
+        handle = await stage.start(there)
+        await worker.reached(hold)
+        stage.lab.fault.cut(link)
+        await stage.flowing(load, here, 500)
+        worker.release()
+        await until("the refusal", lambda: b"the last records of" in worker.log.read_bytes(), 60)
+        stage.lab.fault.heal(link)  # the undo restarts the mirror's tasks, and waits for them
+        ended = await stage.ended(handle)
+        assert "the last records of" in ended.failure
+        assert ended.report is not None
+        assert ended.report.outcome is Outcome.AS_BEFORE
+        await stage.flowing(load, here)
+    await stage.at_rest(here)
+    await stage.clean()
 
 
 async def test_with_the_reverse_seed_skipped_every_record_comes_back_a_second_time(stage: Stage) -> None:
@@ -64,7 +86,7 @@ async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(stage: 
     async with stage.worker(mutant=(f"{steps.SEED.name}!",)) as worker, stage.load(groups={}) as load:
         await stage.flowing(load, here, 500)
         handle = await stage.start(there)
-        await until("the refusal", lambda: b"stored offsets are not the seeds" in worker.log.read_bytes(), 120)
+        await until("the refusal", lambda: b"stand below their seeds" in worker.log.read_bytes(), 120)
         await stage.flowing(load, there)
         await handle.terminate("shown")
         worker.end()
