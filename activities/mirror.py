@@ -14,7 +14,7 @@ from activities.step import Steps, Stopwatch, both, connector_of, settle_groups
 from dcdr import drain, lease
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.lease import Standing
-from dcdr.model import Connector, LeaseRecord, StepInput, StepResult, TopicPartition
+from dcdr.model import Connector, ConnectorState, LeaseRecord, StepInput, StepResult, TopicPartition
 from dcdr.plan import mirror_of
 from dcdr.ports import Directory, Member
 
@@ -24,6 +24,10 @@ IDLE_SECONDS = 3.0
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5
 AGAIN_SECONDS = 5.0
 """How often a restart is asked for again while tasks stay failed."""
+LEFTOVER_SECONDS = 40.0
+"""A task that says RUNNING under a STOPPED connector for longer is gone: Connect gives it up after the graceful
+time-out (5 s, 30 s by our settings). Seen on 4.3.1: a stop met a task that was starting and waited for the worker's main thread,
+which waited for it; the task ended after that time, and its last word stayed."""
 
 
 class MirrorActivities(Steps):
@@ -49,8 +53,14 @@ class MirrorActivities(Steps):
             mirror = mirror_of(scope, step.operation.source, step.operation.target)
             await target.connect.stop(mirror.checkpoint_connector)
             await target.fence.freeze_groups()  # a standby's groups are frozen; its opening thaws them
-            await _until(target, (mirror.checkpoint_connector,), lambda c: c.stopped, "STOPPED without tasks")
-            return StepResult(**watch.so_far(), note=f"{mirror.checkpoint_connector} stopped")
+            name = mirror.checkpoint_connector
+            if await _stopped(target, (name,)):
+                # Its task's status is a leftover: a task that runs and stops once more writes one of its own.
+                await target.connect.resume(name)
+                await _until(target, (name,), _runs_or_idles(), "RUNNING", revive=True)
+                await target.connect.stop(name)
+                await _until(target, (name,), lambda c: c.stopped, "STOPPED without tasks")
+            return StepResult(**watch.so_far(), note=f"{name} stopped")
 
     @activity.defn(name="checkpoint.resume")
     async def resume_checkpoint(self, step: StepInput) -> StepResult:
@@ -88,11 +98,12 @@ class MirrorActivities(Steps):
                 target, mirror.source_connector, mirror.heartbeat_connector, mirror.checkpoint_connector
             )
             await asyncio.gather(*(target.connect.stop(name) for name in names))
-            await _until(target, names, lambda c: c.stopped, "STOPPED without tasks")
+            leftover = await _stopped(target, names)
             # Fenced once more: a restart between the handover and the stop would have made a task that may write, and
             # a worker cut off from its group does not know of the stop.
             await target.transactions.fence(await transactional_ids(target, mirror.source_connector))
-            return StepResult(**watch.so_far(), note=f"{mirror} stopped", counts={"connectors": len(names)})
+            said = f", although a task of {', '.join(leftover)} still says it runs" if leftover else ""
+            return StepResult(**watch.so_far(), note=f"{mirror} stopped{said}", counts={"connectors": len(names)})
 
     @activity.defn(name="mirror.seed")
     async def seed(self, step: StepInput) -> StepResult:
@@ -134,7 +145,7 @@ class MirrorActivities(Steps):
             retiring = mirror_of(scope, step.operation.source, step.operation.target)
             standing = mirror_of(scope, step.operation.target, step.operation.source)
             other = await connector_of(target, retiring.source_connector)
-            if not other.stopped:
+            if other.state is not ConnectorState.STOPPED:  # of its tasks, the step that stopped it is the judge
                 raise MirrorLoopError(
                     f"{standing} is not started: {other.name} is {other.state.value} with {len(other.tasks)} tasks. "
                     f"Stop it on {target.name}'s Connect"
@@ -163,6 +174,22 @@ async def _present(member: Member, *names: str) -> tuple[str, ...]:
     return tuple(name for name in names if name in there)
 
 
+async def _stopped(member: Member, names: tuple[str, ...]) -> list[str]:
+    """Wait until all of `names` are STOPPED without tasks.
+
+    Returns: those that are STOPPED and whose tasks still say otherwise after `LEFTOVER_SECONDS`.
+    Raises: NotYetError when one is not even STOPPED.
+    """
+    try:
+        await _until(member, names, lambda c: c.stopped, "STOPPED without tasks", seconds=LEFTOVER_SECONDS)
+    except NotYetError:
+        found = await member.connect.connectors()
+        if not all(name in found and found[name].state is ConnectorState.STOPPED for name in names):
+            raise
+        return [name for name in names if found[name].tasks]
+    return []
+
+
 def _runs_or_idles() -> Callable[[Connector], bool]:
     """RUNNING with all tasks; without any after a while: a checkpoint connector has none while there is no group."""
     patience = time.monotonic() + IDLE_SECONDS
@@ -175,13 +202,19 @@ def _runs_or_idles() -> Callable[[Connector], bool]:
 
 
 async def _until(
-    member: Member, names: tuple[str, ...], holds: Callable[[Connector], bool], what: str, *, revive: bool = False
+    member: Member,
+    names: tuple[str, ...],
+    holds: Callable[[Connector], bool],
+    what: str,
+    *,
+    seconds: float = CONNECTOR_SECONDS,
+    revive: bool = False,
 ) -> None:
     """Poll Connect until `holds` for every one of `names`; with `revive`, failed tasks are restarted meanwhile.
 
     Raises: NotYetError with each one's state.
     """
-    give_up = time.monotonic() + CONNECTOR_SECONDS
+    give_up = time.monotonic() + seconds
     wait, revived = FIRST_LOOK, time.monotonic()
     while True:
         found = await member.connect.connectors()
@@ -193,7 +226,7 @@ async def _until(
         activity.heartbeat([f"{c.name}: {c.state.value}, tasks {', '.join(c.tasks) or 'none'}" for c in waiting])
         if time.monotonic() >= give_up:
             states = "; ".join(f"{c.name} {c.state.value}, tasks {', '.join(c.tasks) or 'none'}" for c in waiting)
-            raise NotYetError(f"not {what} after {CONNECTOR_SECONDS:.0f} s on {member.name}'s Connect: {states}")
+            raise NotYetError(f"not {what} after {seconds:.0f} s on {member.name}'s Connect: {states}")
         if revive and time.monotonic() - revived > AGAIN_SECONDS:
             revived = time.monotonic()
             for connector in waiting:
@@ -212,9 +245,7 @@ async def _check_seeded(member: Member, connector: str, seeds: Mapping[TopicPart
         raise NotYetError(f"{connector}: stored offsets are not the seeds, for example {differ}; seeding again")
 
 
-def _short(
-    seeds: Mapping[TopicPartition, int | None], stored: Mapping[TopicPartition, int]
-) -> list[TopicPartition]:
+def _short(seeds: Mapping[TopicPartition, int | None], stored: Mapping[TopicPartition, int]) -> list[TopicPartition]:
     """Partitions whose stored offset is below its seed, or missing."""
     return [place for place, offset in seeds.items() if offset is not None and stored.get(place, -1) < offset]
 

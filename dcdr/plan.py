@@ -11,6 +11,7 @@ from dcdr import drain, lint
 from dcdr.errors import InvalidRequestError, PlanRefusedError
 from dcdr.model import (
     Connector,
+    ConnectorState,
     DataCenterName,
     FenceRules,
     Gate,
@@ -415,7 +416,10 @@ def _mirror(
                     "mirror",
                     f"{name} of the mirror {standing} is {waiting.state.value} with {len(waiting.tasks)} tasks beside "
                     f"{retiring}",
-                    f"stop it on {source}'s Connect: {harm}",
+                    f"stop it on {source}'s Connect: {harm}"
+                    if waiting.state is not ConnectorState.STOPPED
+                    else "if its tasks' status stays, Connect left it behind: delete the connector and create it again "
+                    "with initial_state STOPPED (its stored offsets are kept)",
                     Severity.RETRY,
                 )
             )

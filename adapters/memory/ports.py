@@ -376,7 +376,7 @@ class MemoryConnect(Port):
         def effect(world: World) -> Mapping[str, Connector]:
             cluster = self._cluster(world)
             return {
-                name: Connector(name, held.wanted, tuple(held.tasks), dict(held.config), held.trace)
+                name: Connector(name, held.wanted, tuple(held.shown), dict(held.config), held.trace)
                 for name, held in sorted(cluster.connectors.items())
             }
 

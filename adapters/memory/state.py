@@ -129,6 +129,14 @@ class MirrorConnector(_State):
     """Topics it loaded (name -> partitions): newer ones stay unseen until a refresh or a restart."""
     unmarked: list[tuple[str, int, str]] = []
     """Written, decided, and the marker not there yet: topic, partition, transactional id."""
+    leaves_status: bool = False
+    """The next stop leaves its tasks' last status behind, as Connect does when it gives a task up."""
+    left: list[ConnectorState] = []
+
+    @property
+    def shown(self) -> list[ConnectorState]:
+        """The tasks' states as Connect tells them."""
+        return self.tasks or self.left
 
 
 class Cluster(_State):
@@ -362,14 +370,15 @@ class World(_State):
             del cluster.pending[name]
             connector = cluster.connectors[name]
             if connector.wanted is ConnectorState.STOPPED:
-                connector.tasks, connector.trace = [], ""
+                connector.left = connector.tasks if connector.leaves_status else []
+                connector.tasks, connector.trace, connector.leaves_status = [], "", False
             elif not connector.tasks:
                 self.start_tasks(dc, name)
 
     def start_tasks(self, dc: str, name: str) -> None:
         connector = self.clusters[dc].connectors[name]
         count = int(connector.config.get("tasks.max", "1")) if connector.kind == "source" else 1
-        connector.tasks, connector.trace = [ConnectorState.RUNNING] * count, ""
+        connector.tasks, connector.trace, connector.left = [ConnectorState.RUNNING] * count, "", []
         for task in range(count):
             # A starting task initialises its own transactional id: whoever held it before is fenced, it is not.
             self.clusters[dc].transactions.pop(self.transactional_id(dc, name, task), None)

@@ -276,6 +276,11 @@ class MemoryWorld:
             held.config.update(config or {})
             held.trace = held.trace if trace is None else trace
 
+    def leave_a_status(self, dc: str, connector: str) -> None:
+        """Let the next stop leave its tasks' last status behind: STOPPED, with tasks that say they run."""
+        with self._file.change() as world:
+            world.clusters[dc].connectors[connector].leaves_status = True
+
     def remove_connector(self, dc: str, connector: str) -> None:
         with self._file.change() as world:
             del world.clusters[dc].connectors[connector]
@@ -415,7 +420,7 @@ class MemoryWorld:
 
     def connector(self, dc: str, name: str) -> Connector:
         held = self._file.look().clusters[dc].connectors[name]
-        return Connector(name, held.wanted, tuple(held.tasks), dict(held.config), held.trace)
+        return Connector(name, held.wanted, tuple(held.shown), dict(held.config), held.trace)
 
     def values(self, dc: str, topic: str, partition: int) -> list[str]:
         """What a read_committed consumer reads there, oldest first."""
