@@ -29,6 +29,9 @@ Say = Callable[[str], None]
 ROOMS = ("dcdr", "adapters", "activities", "workflows", "worker", "starter", "bench", "lab/load")
 STEADY_S = 4.0
 """Traffic between two switchovers, so that the second before the fence can be looked at."""
+FIRST_S = 12.0
+"""Traffic before the first: within two looks, 5 s apart, the checkpoint connector finds the load's groups and starts its
+task anew for them. A stop that meets the starting task takes Connect's graceful time-out of 30 s."""
 CLOSE_S = 0.5
 """How far the mirror may be behind, in seconds of traffic: every contestant drains the same."""
 ACKS_LIMIT_S = 60.0
@@ -82,7 +85,7 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     async with open_switcher(contestant, lab, folder) as switcher:
         try:
             await asyncio.to_thread(load.start)
-            await _flow(load, lab, MEMBERS[0], wanted.rate)
+            await _flow(load, lab, MEMBERS[0], wanted.rate, FIRST_S)
             load_average = os.getloadavg()[0]
             source, attempts = MEMBERS[0], list[_Attempt]()
             runs: list[Run] = []
@@ -130,10 +133,10 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     )
 
 
-async def _flow(load: Load, lab: Lab, dc: str, rate: float) -> None:
+async def _flow(load: Load, lab: Lab, dc: str, rate: float, seconds: float = STEADY_S) -> None:
     """Wait until `dc` has acknowledged some seconds' worth of records, and its mirror is close behind."""
     cluster = lab.document["cluster_ids"][dc]
-    await asyncio.to_thread(load.wait_for_acks, int(rate * STEADY_S), ACKS_LIMIT_S, cluster)
+    await asyncio.to_thread(load.wait_for_acks, int(rate * seconds), ACKS_LIMIT_S, cluster)
     await asyncio.to_thread(wait_until_close, lab, dc, int(rate * CLOSE_S))
 
 
