@@ -30,8 +30,8 @@ ROOMS = ("dcdr", "adapters", "activities", "workflows", "worker", "starter", "be
 STEADY_S = 4.0
 """Traffic between two switchovers, so that the second before the fence can be looked at."""
 FIRST_S = 12.0
-"""Traffic before the first: within two looks, 5 s apart, the checkpoint connector finds the load's groups and starts its
-task anew for them. A stop that meets the starting task takes Connect's graceful time-out of 30 s."""
+"""Traffic before the first: within two looks, 5 s apart, the checkpoint connector finds the load's groups and starts
+its task anew for them. A stop that meets the starting task takes Connect's graceful time-out of 30 s."""
 CLOSE_S = 0.5
 """How far the mirror may be behind, in seconds of traffic: every contestant drains the same."""
 ACKS_LIMIT_S = 60.0
