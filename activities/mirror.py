@@ -25,9 +25,9 @@ FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5
 AGAIN_SECONDS = 5.0
 """How often a restart is asked for again while tasks stay failed."""
 LEFTOVER_SECONDS = 40.0
-"""A task that says RUNNING under a STOPPED connector for longer is gone: Connect gives it up after the graceful
-time-out (5 s, 30 s by our settings). Seen on 4.3.1: a stop met a task that was starting and waited for the worker's main thread,
-which waited for it; the task ended after that time, and its last word stayed."""
+"""A task that says RUNNING under a STOPPED connector for longer is gone: Connect gives it up after its graceful
+time-out (5 s by default, seldom more than 30). Seen on 4.3.1: a stop met a task that was starting and waited for the
+worker's main thread, which waited for it; the task ended after that time, and its last word stayed."""
 
 
 class MirrorActivities(Steps):

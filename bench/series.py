@@ -31,7 +31,7 @@ STEADY_S = 4.0
 """Traffic between two switchovers, so that the second before the fence can be looked at."""
 FIRST_S = 12.0
 """Traffic before the first: within two looks, 5 s apart, the checkpoint connector finds the load's groups and starts
-its task anew for them. A stop that meets the starting task takes Connect's graceful time-out of 30 s."""
+its task anew for them. A stop that meets the starting task takes Connect's graceful time-out of 10 s."""
 CLOSE_S = 0.5
 """How far the mirror may be behind, in seconds of traffic: every contestant drains the same."""
 ACKS_LIMIT_S = 60.0

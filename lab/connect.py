@@ -87,7 +87,8 @@ def worker_properties(plan: Plan, member: str, secrets: Path, password: str) -> 
         "offset.storage.min.cleanable.dirty.ratio": "0.01",
         "offset.flush.interval.ms": "5000",
         "offset.flush.timeout.ms": "10000",
-        "task.shutdown.graceful.timeout.ms": "30000",
+        # A stop that meets a task which is starting, with exactly-once, blocks the whole worker for this time.
+        "task.shutdown.graceful.timeout.ms": "10000",
         "scheduled.rebalance.max.delay.ms": "3000",
         "session.timeout.ms": "6000",
         "heartbeat.interval.ms": "1000",

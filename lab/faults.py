@@ -6,14 +6,14 @@ destination, `back` the answers. Patterns are shell-like: `dc-a->*`, `*:kafka`, 
 
 from __future__ import annotations
 
-import re
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from lab.addresses import Link
+from lab.addresses import Address, Link
 from lab.errors import LabError, UsageError
 from lab.estate import Lab, Process
 from lab.processes import ProcessState
@@ -38,7 +38,9 @@ STREAMS = {
 }
 TOXICS = {"blackhole": "timeout", "delay": "latency", "reset": "reset_peer"}
 _KINDS = {kind: fault for fault, kind in TOXICS.items()}
-_CARRIED = re.compile(r"^toxiproxy_proxy_(received|sent)_bytes_total\{(.*)\} (\S+)$", re.MULTILINE)
+API_VERSIONS = bytes.fromhex("0000000a0012000000000001ffff")
+"""Kafka's first request: size, ApiVersions, version 0, correlation id 1, no client id."""
+ANSWER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,15 @@ class Faults:
         state = self._proxy.proxies()
         return self._each(patterns or ("*",), heal)
 
-    def carried(self, pattern: str) -> int:
-        """Bytes that links which match have passed on so far, both streams: proof that a fault bites."""
-        proxies = {entry.proxy for link in self.links(pattern) for entry in link.entries}
-        total = 0.0
-        for way, labels, value in _CARRIED.findall(self._proxy.metrics()):
-            if way == "sent" and (name := re.search(r'proxy="([^"]*)"', labels)) and name[1] in proxies:
-                total += float(value)
-        return int(total)
+    def answers(self, pattern: str) -> bool:
+        """Whether Kafka's first request gets an answer through every link that matches: proof that a fault bites.
+
+        Raises: UsageError for a link that does not lead to Kafka.
+        """
+        links = self.links(pattern)
+        if other := [link.name for link in links if "kafka" not in link.service]:
+            raise UsageError(f"{', '.join(other)}: only links to Kafka can be asked")
+        return all(_answers(entry.listen) for link in links for entry in link.entries)
 
     # --- processes ---
 
@@ -216,3 +219,12 @@ def _matching(patterns: Iterable[str], candidates: Iterable[T], name: Callable[[
             raise UsageError(f"no {kind} matches {pattern!r}; there are:\n{known}")
         hit += [one for one in matched if one not in hit]
     return hit
+
+
+def _answers(address: Address) -> bool:
+    try:
+        with socket.create_connection((address.host, address.port), timeout=ANSWER_S) as connection:
+            connection.sendall(API_VERSIONS)
+            return bool(connection.recv(1))
+    except OSError:
+        return False

@@ -56,10 +56,6 @@ class Toxiproxy:
     def remove_toxic(self, proxy: str, name: str) -> None:
         self._call("DELETE", f"/proxies/{proxy}/toxics/{name}", tolerated=(404,))
 
-    def metrics(self) -> str:
-        """Prometheus text with the bytes each proxy has carried; needs the server's `-proxy-metrics`."""
-        return self._call("GET", "/metrics").text
-
     def _call(self, method: str, path: str, tolerated: tuple[int, ...] = (), **arguments: Any) -> httpx.Response:
         try:
             answer = httpx.request(method, self._url + path, timeout=5.0, **arguments)

@@ -161,7 +161,6 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
             str(toolchain.toxiproxy_server),
             f"-host={plan.ports['toxiproxy/api'].host}",
             f"-port={plan.ports['toxiproxy/api'].port}",
-            "-proxy-metrics",
         ],
         {"LOG_LEVEL": "warn"},
     )
