@@ -1,8 +1,11 @@
 """The lease record's transitions, as pure functions: what may follow what.
 
-    OPEN(A) --begin--> DRAINING(A, op) --hand_over--> OPEN(B, epoch + 1, op) --finish--> OPEN(B)
+    OPEN(A) --begin--> DRAINING(A, op) --hand_over--> OPEN(B, epoch + 1, op) --admit--> OPEN(B, op) --finish--> OPEN(B)
                          |        ^ |
                          +-extend-+ +--reopen--> OPEN(A, op) --finish--> OPEN(A)
+
+`mirrored` says whether the mirror may write to the other side: not from `close_mirror` on, and again after `admit` (the
+new direction's seeds were read back), `extend` or `reopen`.
 
 The handover is the point of no return. `reopen` and `hand_over` both start from DRAINING under the same operation id,
 so of a late handover and an early undo exactly one can win. The operation id is cleared last: an id without a run is an
@@ -108,8 +111,27 @@ def hand_over(record: LeaseRecord, operation: Operation, ledger: str) -> LeaseRe
             "epoch": operation.epoch + 1,
             "phase": Phase.OPEN,
             "ledger": ledger,
+            "mirrored": False,
         }
     )
+
+
+def close_mirror(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+    """DRAINING: the mirror may not write to the target any more. Already so: unchanged.
+
+    Raises: SupersededError when the operation does not drain any more.
+    """
+    require(record, operation, Standing.DRAINING)
+    return record if not record.mirrored else record.model_copy(update={"seq": record.seq + 1, "mirrored": False})
+
+
+def admit(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+    """After the handover, the seeds read back: the mirror may write to the old source. Already so: unchanged.
+
+    Raises: SupersededError when the operation has not moved, or is over.
+    """
+    require(record, operation, Standing.MOVED)
+    return record if record.mirrored else record.model_copy(update={"seq": record.seq + 1, "mirrored": True})
 
 
 def extend(record: LeaseRecord, operation: Operation) -> LeaseRecord:
@@ -118,7 +140,7 @@ def extend(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     Raises: SupersededError when the operation does not drain any more.
     """
     require(record, operation, Standing.DRAINING)
-    return record.model_copy(update={"seq": record.seq + 1})
+    return record.model_copy(update={"seq": record.seq + 1, "mirrored": True})
 
 
 def reopen(record: LeaseRecord, operation: Operation) -> LeaseRecord:
@@ -128,7 +150,7 @@ def reopen(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     """
     if require(record, operation, Standing.DRAINING, Standing.REOPENED) is Standing.REOPENED:
         return record
-    return record.model_copy(update={"seq": record.seq + 1, "phase": Phase.OPEN})
+    return record.model_copy(update={"seq": record.seq + 1, "phase": Phase.OPEN, "mirrored": True})
 
 
 def finish(record: LeaseRecord, operation: Operation) -> LeaseRecord:

@@ -125,7 +125,8 @@ class LeaseRecord(Message):
 
     `op_id` names the unfinished operation, whatever the phase says. `deadline` is for whoever finds it left behind.
     `ledger` is the digest of the ledger entry the handover named: from then on only that entry counts. `turn` counts
-    the operations that have ended, undone ones too: an attempt of any of them is late for good.
+    the operations that have ended, undone ones too: an attempt of any of them is late for good. `mirrored` says whether
+    the mirror may write to the data center that does not hold the lease.
     """
 
     scope: ScopeName
@@ -139,6 +140,7 @@ class LeaseRecord(Message):
     op_target: DataCenterName | None = None
     deadline: datetime | None = None
     ledger: str | None = None
+    mirrored: bool = True
 
     @property
     def operation(self) -> Operation | None:

@@ -1,0 +1,110 @@
+"""What one agent knows of the lease, and what it may do with it. Times: seconds of its own monotonic clock.
+
+Nobody is believed longer than can be proven. The holder's proof is a committed compare-and-swap of its own; another
+agent's is a linearizable read. Both count from the moment the request was *sent*: the answer may have been on its way
+for any time. What the record says about times is for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dcdr.bounds import LeaseTiming
+from dcdr.marker import Marker, Role, role_of
+from dcdr.model import LeaseRecord, Phase, StoredLease
+
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class Tenure:
+    """One data center's agent. `since`: when it first saw the record as it stands now; `proven`: when it sent what
+    proved that the record stands, and for the holder that it is the holder."""
+
+    dc: str
+    stored: StoredLease | None = None
+    since: float = NEVER
+    proven: float = NEVER
+
+    @property
+    def record(self) -> LeaseRecord | None:
+        return None if self.stored is None else self.stored.record
+
+    @property
+    def holds(self) -> bool:
+        return self.record is not None and self.record.holder == self.dc
+
+
+def saw(tenure: Tenure, stored: StoredLease, now: float) -> Tenure:
+    """A read or a watch showed `stored`. An older revision than the known one is an old answer, and changes nothing.
+
+    A change of holder, epoch or of this data center's role ends at once what was proven of the record before.
+    """
+    known = tenure.stored
+    if known is not None and stored.revision <= known.revision:
+        return tenure
+    same = known is not None and _rights(known.record, tenure.dc) == _rights(stored.record, tenure.dc)
+    return replace(tenure, stored=stored, since=now, proven=tenure.proven if same else NEVER)
+
+
+def read(tenure: Tenure, stored: StoredLease, sent: float, now: float) -> Tenure:
+    """A linearizable read, sent at `sent`, answered `stored`. For the holder that is news, never a proof."""
+    after = saw(tenure, stored, now)
+    if after.stored != stored or after.holds:
+        return after
+    return replace(after, proven=max(after.proven, sent))
+
+
+def committed(tenure: Tenure, stored: StoredLease, sent: float, now: float) -> Tenure:
+    """A compare-and-swap of this agent, sent at `sent`, wrote `stored`."""
+    after = saw(tenure, stored, now)
+    if after.stored != stored or not after.holds:
+        return after
+    return replace(after, proven=max(after.proven, sent))
+
+
+def marker(tenure: Tenure, now: float, timing: LeaseTiming) -> Marker:
+    """What this agent may tell its brokers at `now`."""
+    record = tenure.record
+    if record is None:
+        return Marker(0, Role.NONE, 0.0)
+    left = tenure.proven + timing.validity - now
+    role = role_of(record, tenure.dc) if left > 0 else Role.NONE
+    return Marker(record.epoch, role, left if role is not Role.NONE else 0.0)
+
+
+def may_take_over(tenure: Tenure, now: float, timing: LeaseTiming) -> bool:
+    """Whether the holder's last sign of life is long enough ago, on this clock, for its brokers to have closed."""
+    record = tenure.record
+    return record is not None and not tenure.holds and now - tenure.since >= timing.wait
+
+
+def renewal(record: LeaseRecord) -> LeaseRecord:
+    """The next sign of life of the holder."""
+    return record.model_copy(update={"seq": record.seq + 1})
+
+
+def takeover(record: LeaseRecord, dc: str, floor: int) -> LeaseRecord:
+    """`dc` takes the lease of a holder that is gone: ACQUIRED, nobody writes anywhere, the mirror neither.
+
+    `floor`: the highest epoch that any other place remembers (both clusters, this agent's disk).
+    """
+    return record.model_copy(
+        update={
+            "seq": record.seq + 1,
+            "holder": dc,
+            "epoch": max(record.epoch, floor) + 1,
+            "phase": Phase.ACQUIRED,
+            "turn": record.turn + 1,
+            "op_id": None,
+            "op_source": None,
+            "op_target": None,
+            "deadline": None,
+            "mirrored": False,
+        }
+    )
+
+
+def _rights(record: LeaseRecord, dc: str) -> tuple[object, ...]:
+    """What a proof is about: with any of these changed, it proves nothing more."""
+    return record.holder, record.epoch, role_of(record, dc)

@@ -1,0 +1,59 @@
+"""The lease's arithmetic: the presets keep it, and what breaks it is refused with the inequality and the numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dcdr.bounds import PRESETS, LeaseTiming, Preset
+
+
+@pytest.mark.parametrize("preset", Preset)
+def test_every_preset_keeps_the_arithmetic(preset: Preset) -> None:
+    assert LeaseTiming.of(preset).broken() == []
+    assert LeaseTiming(**LeaseTiming.of(preset).model_dump()) == PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"election": 12}, "R1 validity >= renew + 2 attempt + election: 18 < 4 + 2 * 2 + 12 = 20 s"),
+        ({"pause": 13}, "R2 wait (1 - rho) >= validity (1 + rho) + pause: 29.97 < 31.018 s"),
+        ({"clock_rate_error": 0.09}, "rho 0.09"),
+        ({"refresh": 5}, "R3 refresh <= validity / 4: 5 > 4.5 s"),
+        ({"hysteresis": 26}, "R4 hysteresis + renew < wait: 26 + 4 >= 30 s"),
+    ],
+)
+def test_what_breaks_the_arithmetic_is_refused_with_the_numbers(change: dict[str, float], says: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        LeaseTiming(**{**PRESETS[Preset.STANDARD].model_dump(), **change})
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("change", [{"renew": 0}, {"validity": float("nan")}, {"wait": float("inf")}, {"renews": 1}])
+def test_a_time_that_is_none_is_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        LeaseTiming(**{**PRESETS[Preset.STANDARD].model_dump(), **change})
+
+
+@given(
+    validity=st.floats(min_value=1, max_value=300),
+    pause=st.floats(min_value=0.1, max_value=300),
+    rate=st.floats(min_value=0, max_value=0.09),
+    more=st.floats(min_value=-0.5, max_value=0.5),
+)
+def test_a_wait_is_taken_exactly_when_the_slowest_holder_has_closed_before_the_fastest_candidate_moves(
+    validity: float, pause: float, rate: float, more: float
+) -> None:
+    least = (validity * (1 + rate) + pause) / (1 - rate)
+    timing = LeaseTiming.model_construct(
+        renew=validity / 8, attempt=validity / 8, election=validity / 8, validity=validity, pause=pause,
+        wait=least * (1 + more), refresh=validity / 8, hysteresis=validity / 8, clock_rate_error=rate,
+    )  # fmt: skip
+    assume(abs(more) > 1e-6)
+    refused = any(text.startswith("R2") for text in timing.broken())
+    assert refused == (more < 0)
+    if not refused:  # in true time: the candidate's clock runs fast, the holder's slow
+        assert timing.wait / (1 + rate) >= validity / (1 - rate) + pause - 1e-6

@@ -1,0 +1,98 @@
+"""What an agent believes, and for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dcdr import tenure
+from dcdr.bounds import PRESETS, Preset
+from dcdr.marker import Marker, Role
+from dcdr.model import LeaseRecord, Phase, StoredLease
+from dcdr.tenure import Tenure
+
+TIMING = PRESETS[Preset.TEST]  # validity 5 s, wait 7 s
+A = LeaseRecord(scope="lab", holder="dc-a", epoch=1)
+
+
+def at(revision: int, record: LeaseRecord = A, **changes: Any) -> StoredLease:
+    return StoredLease(record.model_copy(update=changes), revision)
+
+
+def role(known: Tenure, now: float) -> Role:
+    return tenure.marker(known, now, TIMING).role
+
+
+def test_without_a_record_nobody_is_told_anything() -> None:
+    assert tenure.marker(Tenure("dc-a"), 0, TIMING) == Marker(0, Role.NONE, 0)
+
+
+def test_the_holder_counts_from_the_send_and_closes_at_the_end_of_its_validity() -> None:
+    holder = tenure.committed(Tenure("dc-a"), at(1), sent=10.0, now=14.0)
+    assert tenure.marker(holder, 14.0, TIMING) == Marker(1, Role.ACTIVE, 1.0)
+    assert role(holder, 15.0) is Role.NONE
+
+
+def test_reading_that_one_is_the_holder_proves_nothing() -> None:
+    holder = tenure.read(Tenure("dc-a"), at(1), sent=0, now=0)
+    assert holder.holds
+    assert role(holder, 0) is Role.NONE
+
+
+def test_the_other_side_is_standby_for_as_long_as_its_last_read_is_fresh() -> None:
+    other = tenure.read(Tenure("dc-b"), at(1), sent=0, now=0)
+    assert role(other, 4.9) is Role.STANDBY
+    assert role(other, 5.0) is Role.NONE
+    again = tenure.read(other, at(1), sent=4, now=4)
+    assert role(again, 8.9) is Role.STANDBY
+    assert again.since == other.since, "the record did not change"
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [{"holder": "dc-b", "epoch": 2}, {"phase": Phase.DRAINING, "op_id": "x"}, {"epoch": 2}],
+    ids=["another holder", "draining", "another epoch"],
+)
+def test_a_record_that_gives_other_rights_ends_the_old_ones_at_once(lost: dict[str, Any]) -> None:
+    holder = tenure.committed(Tenure("dc-a"), at(1), sent=0, now=0)
+    assert role(tenure.saw(holder, at(2, **lost), now=1), 1) is Role.NONE
+
+
+def test_a_renewal_of_ones_own_that_a_watch_shows_first_keeps_what_was_proven() -> None:
+    holder = tenure.committed(Tenure("dc-a"), at(1), sent=0, now=0)
+    shown = tenure.saw(holder, at(2, seq=1), now=1)
+    assert role(shown, 4.9) is Role.ACTIVE
+    assert role(tenure.committed(shown, at(2, seq=1), sent=1, now=2), 5.9) is Role.ACTIVE
+
+
+def test_an_old_answer_changes_nothing() -> None:
+    other = tenure.read(Tenure("dc-b"), at(5, holder="dc-b", epoch=2), sent=0, now=0)
+    assert tenure.saw(other, at(4), now=1) == other
+    assert tenure.read(other, at(4), sent=1, now=1) == other
+    assert tenure.committed(other, at(4), sent=1, now=1) == other
+
+
+def test_the_lease_is_taken_over_only_after_the_wait_on_ones_own_clock() -> None:
+    other = tenure.saw(Tenure("dc-b"), at(1), now=100.0)
+    assert not tenure.may_take_over(other, 106.9, TIMING)
+    assert tenure.may_take_over(other, 107.0, TIMING)
+    alive = tenure.saw(other, at(2, seq=1), now=106.9)
+    assert not tenure.may_take_over(alive, 113.8, TIMING)
+
+
+def test_nobody_takes_over_from_itself_or_without_a_record() -> None:
+    assert not tenure.may_take_over(tenure.saw(Tenure("dc-a"), at(1), now=0), 1000, TIMING)
+    assert not tenure.may_take_over(Tenure("dc-b"), 1000, TIMING)
+
+
+def test_a_takeover_opens_nothing_and_ends_every_operation() -> None:
+    draining = A.model_copy(
+        update={"phase": Phase.DRAINING, "op_id": "x", "op_source": "dc-a", "op_target": "dc-b", "turn": 3}
+    )
+    taken = tenure.takeover(draining, "dc-b", floor=7)
+    assert (taken.holder, taken.epoch, taken.phase, taken.op_id) == ("dc-b", 8, Phase.ACQUIRED, None)
+    assert taken.turn == 4
+    for dc in ("dc-a", "dc-b"):
+        known = tenure.committed(tenure.read(Tenure(dc), StoredLease(taken, 2), 0, 0), StoredLease(taken, 2), 0, 0)
+        assert role(known, 0) is Role.NONE
