@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from temporalio import activity
 
 from activities.book import LedgerBook
-from activities.step import Steps, Stopwatch, both, read_lease
+from activities.step import Steps, Stopwatch, both, read_lease, swap_lease
 from dcdr import drain, lease
 from dcdr.errors import DeadlineError, InvalidRequestError, SupersededError
 from dcdr.lease import Standing
@@ -24,15 +23,6 @@ from dcdr.model import (
     StepResult,
 )
 from dcdr.ports import Directory, Scope
-
-
-async def _swap(scope: Scope, change: Callable[[LeaseRecord], LeaseRecord]) -> LeaseRecord:
-    """Read, change, compare-and-swap. A conflict or a lost answer is retried by Temporal: `change` is idempotent."""
-    stored = await read_lease(scope)
-    wanted = change(stored.record)
-    if wanted == stored.record:
-        return stored.record
-    return (await scope.lease.swap(stored, wanted)).record
 
 
 def _in_time(record: LeaseRecord) -> None:
@@ -57,7 +47,7 @@ class LeaseActivities(Steps):
         watch = Stopwatch()
         scope = self._directory.scope(step.operation.scope)
         deadline = datetime.now(UTC) + scope.timing.operation_deadline
-        record = await _swap(scope, lambda found: lease.begin(found, step.operation, deadline))
+        record = await swap_lease(scope, lambda found: lease.begin(found, step.operation, deadline))
         return StepResult(**watch.so_far(), note=f"epoch {record.epoch}, deadline {record.deadline:%H:%M:%S} UTC")
 
     @activity.defn(name="lease.hand_over")
@@ -118,7 +108,7 @@ class LeaseActivities(Steps):
         if found is Standing.NOT_BEGUN:
             return ReopenResult(**watch.so_far(), begun=False, note="the intent was never written")
         try:
-            record = await _swap(scope, lambda stored: lease.reopen(stored, step.operation))
+            record = await swap_lease(scope, lambda stored: lease.reopen(stored, step.operation))
         except SupersededError:
             stored = (await read_lease(scope)).record
             if lease.standing(stored, step.operation) is not Standing.MOVED:
@@ -131,7 +121,7 @@ class LeaseActivities(Steps):
         """Clear the operation id, last of all."""
         watch = Stopwatch()
         scope = self._directory.scope(step.operation.scope)
-        record = await _swap(scope, lambda found: lease.finish(found, step.operation))
+        record = await swap_lease(scope, lambda found: lease.finish(found, step.operation))
         return StepResult(**watch.so_far(), note=f"{record.holder}, epoch {record.epoch}, no operation")
 
     @activity.defn(name="lease.leftover")

@@ -10,7 +10,7 @@ from temporalio import activity
 
 from activities.book import LedgerBook
 from activities.cut import transactional_ids
-from activities.step import Steps, Stopwatch, both, connector_of, settle_groups
+from activities.step import Steps, Stopwatch, both, connector_of, settle_groups, swap_lease
 from dcdr import drain, lease
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.lease import Standing
@@ -159,6 +159,7 @@ class MirrorActivities(Steps):
                         f"{standing} is not started: {len(short)} partitions, for example {short[0]}, stand below "
                         f"their seeds. Seed {connector.name} again: the ledger entry is {step.entry and step.entry.key}"
                     )
+            await swap_lease(scope, lambda record: lease.admit(record, step.operation))
             names = await _present(
                 source, standing.source_connector, standing.checkpoint_connector, standing.heartbeat_connector
             )

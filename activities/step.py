@@ -44,6 +44,15 @@ async def read_lease(scope: Scope) -> StoredLease:
     return stored
 
 
+async def swap_lease(scope: Scope, change: Callable[[LeaseRecord], LeaseRecord]) -> LeaseRecord:
+    """Read, change, compare-and-swap. A conflict or a lost answer is retried by Temporal: `change` is idempotent."""
+    stored = await read_lease(scope)
+    wanted = change(stored.record)
+    if wanted == stored.record:
+        return stored.record
+    return (await scope.lease.swap(stored, wanted)).record
+
+
 class Steps:
     """Base of the activity classes: they are handed the directory of scopes and nothing else."""
 

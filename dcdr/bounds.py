@@ -58,8 +58,9 @@ class LeaseTiming(BaseModel):
         rules = (
             (
                 v >= r + 2 * t + e,
-                f"R1 validity >= renew + 2 attempt + election: {v:g} < {r:g} + 2 * {t:g} + {e:g} = {r + 2 * t + e:g} s. One "
-                "lost attempt and one election would close the gate: raise validity, or lower the others",
+                f"R1 validity >= renew + 2 attempt + election: {v:g} < {r:g} + 2 * {t:g} + {e:g} = "
+                f"{r + 2 * t + e:g} s. One lost attempt and one election would close the gate: raise validity, "
+                "or lower the others",
             ),
             (
                 slow >= fast,
