@@ -91,19 +91,27 @@ def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> Leas
             "op_target": operation.target,
             "deadline": deadline,
             "ledger": None,
+            "cuts": 0,
         }
     )
 
 
-def hand_over(record: LeaseRecord, operation: Operation, ledger: str) -> LeaseRecord:
+def hand_over(record: LeaseRecord, operation: Operation, ledger: str, cuts: int | None = None) -> LeaseRecord:
     """DRAINING(source) -> OPEN(target, epoch + 1), naming the ledger entry by its digest. Already moved: unchanged.
 
-    Raises: SupersededError when the operation was undone or replaced, or moved with another ledger entry.
+    `cuts`: what the record counted before the last look, for whoever cannot name the revision that was looked at.
+
+    Raises: SupersededError when the operation was undone or replaced, moved with another ledger entry, or the cut was
+    taken again meanwhile.
     """
     if require(record, operation, Standing.DRAINING, Standing.MOVED) is Standing.MOVED:
         if record.ledger != ledger:
             raise SupersededError(f"operation {operation.id} moved already, with ledger entry {record.ledger}")
         return record
+    if cuts is not None and cuts != record.cuts:
+        raise SupersededError(
+            f"operation {operation.id}: the cut was taken again ({record.cuts} times, {cuts} when this handover looked)"
+        )
     return record.model_copy(
         update={
             "seq": record.seq + 1,
@@ -134,13 +142,17 @@ def admit(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     return record if record.mirrored else record.model_copy(update={"seq": record.seq + 1, "mirrored": True})
 
 
-def extend(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+def extend(record: LeaseRecord, operation: Operation, cuts: int | None = None) -> LeaseRecord:
     """DRAINING -> DRAINING: the cut is taken again. A handover that looked before this has lost its record.
+
+    `cuts`: the count this follows; where the record counts more, it is done already and unchanged.
 
     Raises: SupersededError when the operation does not drain any more.
     """
     require(record, operation, Standing.DRAINING)
-    return record.model_copy(update={"seq": record.seq + 1, "mirrored": True})
+    if cuts is not None and record.cuts > cuts:
+        return record
+    return record.model_copy(update={"seq": record.seq + 1, "cuts": record.cuts + 1, "mirrored": True})
 
 
 def reopen(record: LeaseRecord, operation: Operation) -> LeaseRecord:

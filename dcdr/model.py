@@ -126,7 +126,7 @@ class LeaseRecord(Message):
     `op_id` names the unfinished operation, whatever the phase says. `deadline` is for whoever finds it left behind.
     `ledger` is the digest of the ledger entry the handover named: from then on only that entry counts. `turn` counts
     the operations that have ended, undone ones too: an attempt of any of them is late for good. `mirrored` says whether
-    the mirror may write to the data center that does not hold the lease.
+    the mirror may write to the data center that does not hold the lease; `cuts` how often this operation's was retaken.
     """
 
     scope: ScopeName
@@ -141,6 +141,7 @@ class LeaseRecord(Message):
     deadline: datetime | None = None
     ledger: str | None = None
     mirrored: bool = True
+    cuts: Annotated[int, Field(ge=0)] = 0
 
     @property
     def operation(self) -> Operation | None:

@@ -1,0 +1,85 @@
+"""What a workflow asks of the agents: it writes an intent beside the lease, and whoever holds the lease carries it out.
+
+    workflow --writes--> intent --obeyed by the holder's agent--> lease record --told to the brokers--> gates
+
+The workflow never writes the record. So the safety of the lease does not depend on how many workers are alive, what
+they believe, or how late they come: an agent obeys an intent only where the record's own rules allow it, at the moment
+of the compare-and-swap.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from dcdr import lease
+from dcdr.lease import Standing
+from dcdr.model import LeaseRecord, Message, Operation
+
+
+class Ask(StrEnum):
+    """The transitions of `dcdr.lease` by name."""
+
+    BEGIN = "begin"
+    CLOSE_MIRROR = "close mirror"
+    EXTEND = "extend"
+    HAND_OVER = "hand over"
+    REOPEN = "reopen"
+    ADMIT = "admit"
+    FINISH = "finish"
+
+
+class Intent(Message):
+    """One wish for one operation. `cuts`: with HAND_OVER, how often the record said that the cut was retaken when the
+    last look was taken; once more since then, and the look is worth nothing."""
+
+    operation: Operation
+    ask: Ask
+    deadline: datetime | None = None
+    """With BEGIN: past it the source opens again by itself."""
+    ledger: str | None = None
+    """With HAND_OVER: the digest of the ledger entry."""
+    cuts: int | None = None
+    requested_by: str = ""
+
+
+class StoredIntent(NamedTuple):
+    """An intent and the revision it was read at; revision 0 with None where none was ever written."""
+
+    intent: Intent | None
+    revision: int
+
+
+def obey(record: LeaseRecord, intent: Intent) -> LeaseRecord:
+    """The record after `intent`; the same record where it is carried out already.
+
+    Raises: PlanRefusedError, SupersededError: the record's rules do not allow it, now or ever again.
+    """
+    operation = intent.operation
+    match intent.ask:
+        case Ask.BEGIN if intent.deadline is not None:
+            return lease.begin(record, operation, intent.deadline)
+        case Ask.CLOSE_MIRROR:
+            return lease.close_mirror(record, operation)
+        case Ask.EXTEND:
+            return lease.extend(record, operation, intent.cuts)
+        case Ask.HAND_OVER if intent.ledger is not None and intent.cuts is not None:
+            return lease.hand_over(record, operation, intent.ledger, intent.cuts)
+        case Ask.REOPEN:
+            return lease.reopen(record, operation)
+        case Ask.ADMIT:
+            return lease.admit(record, operation)
+        case Ask.FINISH:
+            return lease.finish(record, operation)
+    raise ValueError(f"an intent to {intent.ask.value} lacks its deadline, ledger entry or count of cuts")
+
+
+def overdue(record: LeaseRecord, now: datetime) -> LeaseRecord | None:
+    """What the holder does by itself past the operation's deadline: before the handover, open again. None: nothing."""
+    operation = record.operation
+    if operation is None or record.deadline is None or now < record.deadline:
+        return None
+    if lease.standing(record, operation) is not Standing.DRAINING:
+        return None
+    return lease.reopen(record, operation)
