@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from dcdr.intent import Intent, StoredIntent
 from dcdr.model import (
     CommittedOffset,
     Connector,
@@ -43,6 +44,16 @@ class LeaseStore(Protocol):
 
     async def bootstrap(self, record: LeaseRecord) -> StoredLease:
         """Create the record; an operator's act. Raises: ConflictError when one exists."""
+
+
+class IntentStore(Protocol):
+    """What workflows ask of the agents, one intent a scope, beside the lease record."""
+
+    async def read(self, scope: str) -> StoredIntent:
+        """Linearizable read; revision 0 where none was ever written."""
+
+    async def write(self, scope: str, expected: StoredIntent, intent: Intent) -> StoredIntent:
+        """Write if the stored revision is still `expected.revision`. Raises: ConflictError when it is not."""
 
 
 class ProduceFence(Protocol):

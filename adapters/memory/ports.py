@@ -21,6 +21,7 @@ from dcdr.errors import (
     SupersededError,
     UnreachableError,
 )
+from dcdr.intent import Intent, StoredIntent
 from dcdr.model import (
     CommittedOffset,
     Connector,
@@ -151,6 +152,30 @@ class MemoryLeaseStore(Port):
         world.lease = record.model_dump_json()
         world.revision += 1
         return StoredLease(record, world.revision)
+
+
+class MemoryIntentStore(Port):
+    """`dcdr.ports.IntentStore`."""
+
+    def __init__(self, file: WorldFile) -> None:
+        super().__init__(file, "intents")
+
+    async def read(self, scope: str) -> StoredIntent:
+        def effect(world: World) -> StoredIntent:
+            if world.intent is None or scope != world.scope:
+                return StoredIntent(None, 0)
+            return StoredIntent(Intent.model_validate_json(world.intent), world.intent_revision)
+
+        return await self._call("read", effect)
+
+    async def write(self, scope: str, expected: StoredIntent, intent: Intent) -> StoredIntent:
+        def effect(world: World) -> StoredIntent:
+            if world.intent_revision != expected.revision or scope != world.scope:
+                raise ConflictError(f"the intent of {scope} was written in between: read it again")
+            world.intent, world.intent_revision = intent.model_dump_json(), world.intent_revision + 1
+            return StoredIntent(intent, world.intent_revision)
+
+        return await self._call("write", effect)
 
 
 def _parse(body: str) -> LeaseRecord:

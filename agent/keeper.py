@@ -1,0 +1,165 @@
+"""The lease as one data center's agent keeps it: beat by beat, renew, obey, look, take over.
+
+A beat is one exchange with the store. What it proves counts from the moment it was sent; what went wrong in it proves
+nothing and takes nothing away, because validity ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from dcdr import intent as intents
+from dcdr import tenure
+from dcdr.bounds import LeaseTiming
+from dcdr.errors import ConflictError, DcdrError, PermanentError, SafetyError, TransientError
+from dcdr.marker import Marker
+from dcdr.model import LeaseRecord, StoredLease
+from dcdr.ports import IntentStore, LeaseStore
+from dcdr.tenure import Tenure
+
+log = logging.getLogger("dcdr.keeper")
+
+
+class Keeper:
+    """Keeps the lease of `scope` for `dc`. One at a time acts for a data center; a second one that beats too is safe.
+
+    `automatic`: take the lease over when its holder shows no sign of life. `floor`: the highest epoch this data center
+    remembers. `clock`: seconds, monotonic; `now`: aware, only for deadlines that people gave.
+    """
+
+    def __init__(
+        self,
+        dc: str,
+        scope: str,
+        store: LeaseStore,
+        wishes: IntentStore,
+        timing: LeaseTiming,
+        *,
+        automatic: bool = False,
+        floor: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._scope, self._store, self._wishes = scope, store, wishes
+        self._timing, self._automatic, self._floor = timing, automatic, floor
+        self._clock, self._now = clock, now
+        self._known = Tenure(dc)
+        self._told = asyncio.Condition()
+        self._wake = asyncio.Event()
+
+    @property
+    def known(self) -> Tenure:
+        return self._known
+
+    def marker(self) -> Marker:
+        """What the brokers may be told at this moment."""
+        return tenure.marker(self._known, self._clock(), self._timing)
+
+    async def until_another(self, marker: Marker, seconds: float) -> Marker:
+        """The marker as soon as its epoch or role is another one than `marker`'s; as it stands after `seconds`."""
+
+        def differs() -> bool:
+            current = self.marker()
+            return (current.epoch, current.role) != (marker.epoch, marker.role)
+
+        async with self._told:
+            with contextlib.suppress(TimeoutError):
+                # A role that runs out is no news that anybody would wake us for: the brokers' own deadline ends it.
+                await asyncio.wait_for(self._told.wait_for(differs), seconds)
+        return self.marker()
+
+    def hurry(self) -> None:
+        """Something may have changed: do not wait for the next beat's time."""
+        self._wake.set()
+
+    async def keep(self, fit: Callable[[], bool]) -> None:
+        """Beat for ever: every renew period, and at once when there is news. `fit`: may this data center be active?"""
+        while True:
+            began = self._clock()
+            self._wake.clear()
+            try:
+                pressing = await self.beat(fit())
+            except TransientError as error:
+                pressing = False
+                log.warning("scope %s: no beat: %s", self._scope, error)
+            except DcdrError as error:
+                pressing = False
+                log.error("scope %s: %s", self._scope, error)
+            if pressing:
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(0.0, began + self._timing.renew - self._clock()))
+
+    async def beat(self, fit: bool) -> bool:
+        """One exchange. Returns: whether another one should follow at once.
+
+        Raises: UnreachableError; MisconfiguredError where there is no record, or none that can be read.
+        """
+        known = self._known
+        if known.stored is None or not known.holds:
+            await self._look(fit)
+            return self._known.holds and not known.holds
+        if not fit:
+            # Not renewed, the lease runs out; it is looked at, to know when somebody else has it.
+            await self._look(fit)
+            return False
+        wanted = await self._wanted(known.stored.record)
+        try:
+            await self._swap(known.stored, wanted)
+        except ConflictError:
+            await self._look(fit)
+            return True
+        return False
+
+    async def _look(self, fit: bool) -> None:
+        sent = self._clock()
+        stored = await self._store.read(self._scope)
+        if stored is None:
+            raise NoRecordError(self._scope)
+        await self._learn(tenure.read(self._known, stored, sent, self._clock()))
+        if self._automatic and fit and tenure.may_take_over(self._known, self._clock(), self._timing):
+            taken = tenure.takeover(stored.record, self._known.dc, self._floor())
+            with contextlib.suppress(ConflictError):  # a sign of life, or the other agent of this data center
+                await self._swap(stored, taken)
+                log.warning("scope %s: %s took the lease over, epoch %d", self._scope, self._known.dc, taken.epoch)
+
+    async def _wanted(self, record: LeaseRecord) -> LeaseRecord:
+        """The record after this beat: the intent's, the one past a deadline, or another sign of life."""
+        wish = (await self._wishes.read(self._scope)).intent
+        if wish is not None:
+            try:
+                obeyed = intents.obey(record, wish)
+            except (PermanentError, SafetyError, ValueError) as error:
+                log.info("scope %s: not obeyed: %s", self._scope, error)
+            else:
+                if obeyed != record:
+                    return obeyed
+        return intents.overdue(record, self._now()) or tenure.renewal(record)
+
+    async def _swap(self, expected: StoredLease, record: LeaseRecord) -> None:
+        sent = self._clock()
+        stored = await self._store.swap(expected, record)
+        await self._learn(tenure.committed(self._known, stored, sent, self._clock()))
+
+    async def _learn(self, known: Tenure) -> None:
+        before = self.marker()
+        self._known = known
+        after = self.marker()
+        if (before.epoch, before.role) != (after.epoch, after.role):
+            async with self._told:
+                self._told.notify_all()
+
+
+class NoRecordError(PermanentError):
+    """There is no lease record, and none is ever created by itself."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            f"scope {scope} has no lease record. If this is a new estate, create it with `dcdr lease bootstrap "
+            "--epoch-floor N`; if there was one, find out who removed it first, and give the highest epoch ever used"
+        )

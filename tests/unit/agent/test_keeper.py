@@ -1,0 +1,209 @@
+"""Two keepers and a store: who holds the lease, what their brokers may be told, and what is obeyed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.memory import MemoryWorld
+from adapters.memory.ports import MemoryIntentStore, MemoryLeaseStore
+from adapters.memory.store import WorldFile
+from agent.keeper import Keeper, NoRecordError
+from dcdr.bounds import PRESETS, Preset
+from dcdr.errors import UnreachableError
+from dcdr.intent import Ask, Intent
+from dcdr.marker import Role
+from dcdr.model import Operation, Phase
+
+TIMING = PRESETS[Preset.TEST]  # renew 0.4 s, validity 5 s, wait 7 s
+OPERATION = Operation(scope="lab", id="one", epoch=1, source="dc-a", target="dc-b")
+START = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+class Pair:
+    """Both agents of an estate, on one clock that a test moves."""
+
+    def __init__(self, path: Path, **how: Any) -> None:
+        self.world = MemoryWorld.create(path, open_transaction=False)
+        self.time = 0.0
+        file = WorldFile(path)
+        self.store, self.wishes = MemoryLeaseStore(file), MemoryIntentStore(file)
+        self.a, self.b = (self.keeper(dc, **how) for dc in ("dc-a", "dc-b"))
+
+    def keeper(self, dc: str, **how: Any) -> Keeper:
+        return Keeper(
+            dc, "lab", self.store, self.wishes, TIMING, clock=lambda: self.time,
+            now=lambda: START + timedelta(seconds=self.time), **how,
+        )  # fmt: skip
+
+    async def beat(self, *keepers: Keeper, fit: bool = True) -> None:
+        for keeper in keepers or (self.a, self.b):
+            while await keeper.beat(fit):
+                pass
+
+    async def ask(self, ask: Ask, operation: Operation = OPERATION, **more: Any) -> None:
+        wish = Intent(
+            operation=operation, ask=ask, deadline=START + timedelta(seconds=60), ledger="digest", cuts=0, **more
+        )
+        await self.wishes.write("lab", await self.wishes.read("lab"), wish)
+
+    @property
+    def roles(self) -> tuple[Role, Role]:
+        return self.a.marker().role, self.b.marker().role
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path / "world")
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> Callable[..., Pair]:
+    return lambda **how: Pair(tmp_path / "other", **how)
+
+
+async def test_before_the_first_renewal_nobody_may_write(pair: Pair) -> None:
+    assert pair.roles == (Role.NONE, Role.NONE)
+    await pair.a._look(True)
+    assert pair.roles[0] is Role.NONE, "that it is named in the record proves nothing"
+    await pair.beat()
+    assert pair.roles == (Role.ACTIVE, Role.STANDBY)
+
+
+async def test_a_holder_that_cannot_reach_the_store_closes_when_its_validity_ends(pair: Pair) -> None:
+    await pair.beat()
+    pair.world.fail("lease.swap", times=-1)
+    pair.time = 4.9
+    with pytest.raises(UnreachableError):
+        await pair.a.beat(True)
+    assert pair.a.marker().role is Role.ACTIVE
+    assert pair.a.marker().valid_s == pytest.approx(0.1)
+    pair.time = 5.0
+    assert pair.a.marker().role is Role.NONE
+
+
+async def test_an_answer_that_was_lost_is_found_by_the_next_look_and_renewed_again(pair: Pair) -> None:
+    await pair.beat()
+    pair.world.lose_answer("lease.swap")
+    pair.time = 1.0
+    with pytest.raises(UnreachableError):
+        await pair.a.beat(True)
+    assert pair.a.marker().valid_s == pytest.approx(4.0), "nothing was proven"
+    await pair.beat(pair.a)
+    assert pair.a.marker().valid_s == pytest.approx(5.0)
+
+
+async def test_an_unfit_holder_renews_no_more_and_goes_on_when_it_is_fit_again(pair: Pair) -> None:
+    await pair.beat()
+    pair.time = 5.0
+    await pair.beat(pair.a, fit=False)
+    assert pair.roles[0] is Role.NONE
+    await pair.beat(pair.a)
+    assert pair.roles[0] is Role.ACTIVE
+    assert pair.a.marker().epoch == 1
+
+
+async def test_nobody_takes_over_unless_told_to(pair: Pair) -> None:
+    await pair.beat()
+    pair.time = 1000.0
+    await pair.beat(pair.b)
+    assert not pair.b.known.holds
+
+
+async def test_a_lease_without_signs_of_life_is_taken_over_after_the_wait_and_opens_nothing(
+    ready: Callable[..., Pair],
+) -> None:
+    pair = ready(automatic=True, floor=lambda: 4)
+    await pair.beat()
+    pair.time = 6.9
+    await pair.beat(pair.b)
+    assert not pair.b.known.holds
+    pair.time = 7.0
+    await pair.beat(pair.b, fit=False)
+    assert not pair.b.known.holds, "an unfit side does not take over"
+    await pair.beat(pair.b)
+    record = pair.b.known.record
+    assert record is not None
+    assert (record.holder, record.epoch, record.phase) == ("dc-b", 5, Phase.ACQUIRED)
+    assert pair.roles == (Role.NONE, Role.NONE)
+    await pair.beat(pair.a)
+    assert not pair.a.known.holds
+    assert pair.roles == (Role.NONE, Role.NONE), "the mirror is not admitted either"
+
+
+async def test_a_switchover_by_intents_and_what_the_brokers_are_told_on_the_way(pair: Pair) -> None:
+    await pair.beat()
+    told = [pair.roles]
+    for ask in (Ask.BEGIN, Ask.CLOSE_MIRROR, Ask.HAND_OVER, Ask.ADMIT, Ask.FINISH):
+        await pair.ask(ask)
+        await pair.beat()
+        await pair.beat()
+        if told[-1] != pair.roles:
+            told.append(pair.roles)
+    assert told == [
+        (Role.ACTIVE, Role.STANDBY),
+        (Role.NONE, Role.STANDBY),
+        (Role.NONE, Role.NONE),
+        (Role.NONE, Role.ACTIVE),
+        (Role.STANDBY, Role.ACTIVE),
+    ]
+    record = pair.b.known.record
+    assert record is not None
+    assert (record.holder, record.epoch, record.op_id) == ("dc-b", 2, None)
+
+
+async def test_an_intent_of_an_operation_that_is_over_changes_nothing_but_the_sign_of_life(pair: Pair) -> None:
+    await pair.beat()
+    await pair.ask(Ask.HAND_OVER)
+    await pair.beat()
+    assert pair.roles == (Role.ACTIVE, Role.STANDBY)
+
+
+async def test_past_the_deadline_the_holder_opens_again_without_any_workflow(pair: Pair) -> None:
+    await pair.beat()
+    await pair.ask(Ask.BEGIN)
+    await pair.beat()
+    assert pair.roles[0] is Role.NONE
+    for second in range(1, 62):
+        pair.time = float(second)
+        await pair.beat()
+    assert pair.roles == (Role.ACTIVE, Role.STANDBY)
+
+
+async def test_a_missing_record_is_never_created(pair: Pair) -> None:
+    pair.world.set_lease(None)
+    with pytest.raises(NoRecordError, match="dcdr lease bootstrap"):
+        await pair.b.beat(True)
+    assert pair.world.lease() is None
+
+
+async def test_whoever_waits_for_another_marker_hears_of_it_at_once(pair: Pair) -> None:
+    await pair.beat()
+    waiting = asyncio.create_task(pair.a.until_another(pair.a.marker(), 30.0))
+    await asyncio.sleep(0)
+    await pair.ask(Ask.BEGIN)
+    await pair.beat(pair.a)
+    assert (await asyncio.wait_for(waiting, 5)).role is Role.NONE
+
+
+async def test_whoever_waits_in_vain_is_told_how_long_the_marker_still_holds(pair: Pair) -> None:
+    await pair.beat()
+    told = await pair.a.until_another(pair.a.marker(), 0.01)
+    assert (told.role, told.valid_s) == (Role.ACTIVE, 5.0)
+
+
+async def test_two_agents_of_one_side_never_disagree_about_who_holds_the_lease(pair: Pair) -> None:
+    twin = pair.keeper("dc-a")
+    await pair.beat(pair.a, twin)
+    assert pair.a.known.holds
+    assert twin.known.holds
+    await pair.ask(Ask.BEGIN)
+    await pair.beat(twin)
+    assert twin.marker().role is Role.NONE
+    await pair.beat(pair.a)
+    assert pair.a.marker().role is Role.NONE
