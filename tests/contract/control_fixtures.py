@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.connect import ConnectControl
-from adapters.etcd import EtcdClient, EtcdLeaseStore
+from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
 from adapters.kubernetes import KubernetesEndpoint
 from dcdr.settings import ConnectSettings, KubernetesEndpointSettings
 from tests.contract.control_world import (
@@ -63,7 +63,7 @@ async def lease_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
         return
     cluster: EtcdCluster = request.getfixturevalue("etcd")
     client = EtcdClient(cluster.endpoints, timeout=timedelta(seconds=2))
-    made = RealLeaseWorld(cluster, EtcdLeaseStore(client, "/contract"))
+    made = RealLeaseWorld(cluster, EtcdLeaseStore(client, "/contract"), EtcdIntentStore(client, "/contract"))
     yield made
     await client.close()
 

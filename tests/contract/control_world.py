@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from adapters.etcd import EtcdLeaseStore
+from adapters.etcd import EtcdIntentStore, EtcdLeaseStore
 from adapters.memory import MemoryWorld, Produced
+from adapters.memory.ports import MemoryIntentStore
+from adapters.memory.store import WorldFile
 from dcdr import ports
 from tests.contract.servers import EtcdCluster, KubeApi, RealConnect
 
@@ -18,10 +20,11 @@ _names = itertools.count(1)
 
 
 class LeaseWorld(Protocol):
-    """A lease store without a record of `scope`."""
+    """A lease store without a record of `scope`, and no intent beside it."""
 
     scope: str
     store: ports.LeaseStore
+    intents: ports.IntentStore
 
     def plant(self, body: str) -> None:
         """Put any text where the record belongs."""
@@ -32,16 +35,18 @@ class MemoryLeaseWorld:
         self.scope = "lab"
         self.world = MemoryWorld.create(path, lease=False)
         self.store: ports.LeaseStore = self.world.directory().scope("lab").lease
+        self.intents: ports.IntentStore = MemoryIntentStore(WorldFile(path))
 
     def plant(self, body: str) -> None:
         self.world.set_lease(body)
 
 
 class RealLeaseWorld:
-    def __init__(self, etcd: EtcdCluster, store: EtcdLeaseStore) -> None:
+    def __init__(self, etcd: EtcdCluster, store: EtcdLeaseStore, intents: EtcdIntentStore) -> None:
         self.scope = f"scope-{next(_names)}"
         self.etcd = etcd
         self.store: ports.LeaseStore = store
+        self.intents: ports.IntentStore = intents
 
     def plant(self, body: str) -> None:
         key, value = (base64.b64encode(text.encode()).decode() for text in (f"/contract/{self.scope}/lease", body))

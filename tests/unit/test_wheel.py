@@ -6,7 +6,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = {"adapters", "activities", "workflows", "worker", "starter", "lab"}
+ROOMS = {"adapters", "activities", "workflows", "worker", "starter", "agent", "lab"}
 LIMIT_S = 120
 
 

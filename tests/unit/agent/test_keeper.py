@@ -102,9 +102,9 @@ async def test_an_unfit_holder_renews_no_more_and_goes_on_when_it_is_fit_again(p
     await pair.beat()
     pair.time = 5.0
     await pair.beat(pair.a, fit=False)
-    assert pair.roles[0] is Role.NONE
+    assert pair.a.marker().role is Role.NONE
     await pair.beat(pair.a)
-    assert pair.roles[0] is Role.ACTIVE
+    assert pair.a.marker().role is Role.ACTIVE
     assert pair.a.marker().epoch == 1
 
 
@@ -168,7 +168,7 @@ async def test_past_the_deadline_the_holder_opens_again_without_any_workflow(pai
     await pair.beat()
     await pair.ask(Ask.BEGIN)
     await pair.beat()
-    assert pair.roles[0] is Role.NONE
+    assert pair.a.marker().role is Role.NONE
     for second in range(1, 62):
         pair.time = float(second)
         await pair.beat()
