@@ -49,6 +49,7 @@ class Keeper:
         self._timing, self._automatic, self._floor = timing, automatic, floor
         self._clock, self._now = clock, now
         self._known = Tenure(dc)
+        self._heard = 0
         self._told = asyncio.Condition()
         self._wake = asyncio.Event()
 
@@ -72,6 +73,10 @@ class Keeper:
                 # A role that runs out is no news that anybody would wake us for: the brokers' own deadline ends it.
                 await asyncio.wait_for(self._told.wait_for(differs), seconds)
         return self.marker()
+
+    def heard_of(self, epoch: int) -> None:
+        """A broker of this data center remembers `epoch`: no takeover goes below it."""
+        self._heard = max(self._heard, epoch)
 
     def hurry(self) -> None:
         """Something may have changed: do not wait for the next beat's time."""
@@ -123,7 +128,7 @@ class Keeper:
             raise NoRecordError(self._scope)
         await self._learn(tenure.read(self._known, stored, sent, self._clock()))
         if self._automatic and fit and tenure.may_take_over(self._known, self._clock(), self._timing):
-            taken = tenure.takeover(stored.record, self._known.dc, self._floor())
+            taken = tenure.takeover(stored.record, self._known.dc, max(self._heard, self._floor()))
             with contextlib.suppress(ConflictError):  # a sign of life, or the other agent of this data center
                 await self._swap(stored, taken)
                 log.warning("scope %s: %s took the lease over, epoch %d", self._scope, self._known.dc, taken.epoch)
