@@ -68,7 +68,8 @@ async def verdicts(
         raise MirrorContentError(
             f"the last records of {len(different)} partitions on {target.name} are not the source's (for example "
             f"{', '.join(map(str, different[:5]))}), although the mirror's stored offsets say that all was copied: "
-            "the stored offsets are not this mirror's, or somebody else writes there. Re-seed these topics"
+            "the stored offsets are not this mirror's, somebody else writes there, or an earlier report named a tail "
+            "there. Re-seed these topics"
         )
     shown = {Likeness.SAME: Verdict.COMPARED, Likeness.UNKNOWN: Verdict.UNCOMPARED}
     empty = {place for place, tail in ours.items() if not tail}

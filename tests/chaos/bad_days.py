@@ -571,7 +571,7 @@ def rows() -> Iterator[Row]:
     yield Row("stored offsets of the mirror set ahead of its copies", forged_offsets, UNDONE, 150.0, spoils=True)
     yield Row("a late record after the cut", late_record)
     yield Row("a new topic after the cut", late_topic)
-    yield Row("a record after the handover is a tail", tail)
+    yield Row("a record after the handover is a tail", tail, spoils=True)
     yield Row("Connect of the target dies in the drain", Outage("connect-{there}", steps.DRAIN), either, 150.0)
     yield Row("Connect of the target dies after the handover", Outage("connect-{there}", steps.RETIRE), rest_s=150.0)
     yield Row("the source's broker dies in the drain", Outage("kafka-{here}-1", steps.DRAIN), either, 150.0)
