@@ -11,6 +11,8 @@ import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.util.EnumSet;
+import java.util.Set;
 import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.TimeUnit;
@@ -29,6 +31,10 @@ final class AuditTrail implements Consumer<Change>, AutoCloseable {
     private static final int CAPACITY = 4096;
     private static final int MAX_DETAIL = 300;
     private static final long CLOSE_LIMIT_MS = 2_000;
+
+    /** What happens when nothing is wrong; everything else is a warning, or an error that needs a person. */
+    private static final Set<Reason> ORDINARY =
+        EnumSet.of(Reason.STARTED, Reason.MARKER, Reason.STORING_EPOCH, Reason.AGENT_ANSWERS, Reason.STOPPED);
 
     private final Logger log = LoggerFactory.getLogger(LOGGER);
     private final JsonMapper json = new JsonMapper();
@@ -108,7 +114,7 @@ final class AuditTrail implements Consumer<Change>, AutoCloseable {
         try {
             if (change.reason() == Reason.EPOCH_FILE || change.reason() == Reason.DEFECT) {
                 log.error(line);
-            } else if (change.users() || change.mirror() || change.reason() == Reason.STARTED || change.reason() == Reason.MARKER) {
+            } else if (ORDINARY.contains(change.reason())) {
                 log.info(line);
             } else {
                 log.warn(line);
