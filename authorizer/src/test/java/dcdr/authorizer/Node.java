@@ -108,6 +108,11 @@ final class Node implements AutoCloseable {
         }
     }
 
+    JsonNode last() {
+        List<JsonNode> lines = trace();
+        return lines.isEmpty() ? new JsonMapper().createObjectNode().put("role", "").put("reason", "") : lines.get(lines.size() - 1);
+    }
+
     List<String> reasons() {
         return trace().stream().map(line -> line.get("reason").textValue()).toList();
     }
@@ -117,7 +122,7 @@ final class Node implements AutoCloseable {
         authorizer.close();
     }
 
-    private static AuthorizerServerInfo info(String process) {
+    static AuthorizerServerInfo info(String process) {
         Endpoint endpoint = new Endpoint(process.equals("broker") ? "CLIENT" : "CONTROLLER", SecurityProtocol.SASL_PLAINTEXT, "127.0.0.1", 1);
         return new AuthorizerServerInfo() {
             @Override

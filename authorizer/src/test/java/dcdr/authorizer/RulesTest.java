@@ -194,7 +194,7 @@ class RulesTest {
     private static void become(Role role) throws InterruptedException {
         agent.say(role, epoch++);
         Waiting.until(role + " is believed", () -> node.users() == (role == Role.ACTIVE) && node.mirror() == (role == Role.STANDBY)
-            && node.trace().get(node.trace().size() - 1).get("role").textValue().equals(role.name()));
+            && node.last().get("role").textValue().equals(role.name()));
     }
 
     private static Action action(AclOperation operation, String topic) {
