@@ -40,6 +40,7 @@ public class MarkerAuthorizer extends StandardAuthorizer {
     private static final long CLOSE_LIMIT_MS = 2_000;
 
     /** What one call has found out about the gates; asked at most once a call, so that one request gets one answer. */
+    private static final int ALL_PASS = -1;
     private static final int UNKNOWN = 0;
     private static final int USERS_OPEN = 1;
     private static final int MIRROR_OPEN = 2;
@@ -104,6 +105,12 @@ public class MarkerAuthorizer extends StandardAuthorizer {
 
     @Override
     public List<AuthorizationResult> authorize(AuthorizableRequestContext requestContext, List<Action> actions) {
+        int open = passing(requestContext, actions);
+        return open == ALL_PASS ? super.authorize(requestContext, actions) : withDenials(requestContext, actions, open);
+    }
+
+    /** {@link #ALL_PASS} if every action passes its gate or needs none, else which gate is open. All that this class adds to a call. */
+    int passing(AuthorizableRequestContext requestContext, List<Action> actions) {
         int open = UNKNOWN;
         // By index: the broker hands over singletons, array-backed buffers and lists of a dozen operations at most (AuthHelper,
         // kafka 4.3.1), and an iterator would be an allocation.
@@ -114,11 +121,11 @@ public class MarkerAuthorizer extends StandardAuthorizer {
                     open = open();
                 }
                 if (!passes(need, open)) {
-                    return withDenials(requestContext, actions, open);
+                    return open;
                 }
             }
         }
-        return super.authorize(requestContext, actions);
+        return ALL_PASS;
     }
 
     @Override

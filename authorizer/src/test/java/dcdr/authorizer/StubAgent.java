@@ -2,6 +2,7 @@ package dcdr.authorizer;
 
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.SSLServerSocket;
+import javax.net.ssl.SSLSocket;
 import java.io.BufferedInputStream;
 import java.io.Closeable;
 import java.io.IOException;
@@ -34,8 +35,8 @@ import java.util.concurrent.atomic.AtomicInteger;
  */
 final class StubAgent implements AutoCloseable {
 
-    /** One question: the target's parameters. */
-    record Question(Map<String, String> parameters, long atNs) {
+    /** One question: the target's parameters, and the name in the certificate of who asked (null without TLS). */
+    record Question(Map<String, String> parameters, String who, long atNs) {
         String get(String name) {
             return parameters.get(name);
         }
@@ -215,7 +216,7 @@ final class StubAgent implements AutoCloseable {
             InputStream in = new BufferedInputStream(connection.in);
             String head;
             while ((head = head(in)) != null) {
-                Question question = question(head);
+                Question question = question(head, connection.socket instanceof SSLSocket tls ? tls.getSession().getPeerPrincipal().getName() : null);
                 questions.add(question);
                 pending.incrementAndGet();
                 try {
@@ -251,7 +252,7 @@ final class StubAgent implements AutoCloseable {
         return head.toString();
     }
 
-    private static Question question(String head) {
+    private static Question question(String head, String who) {
         String target = head.split(" ")[1];
         Map<String, String> parameters = new HashMap<>();
         if (!target.startsWith("/v1/marker?") || !head.startsWith("GET ")) {
@@ -261,7 +262,7 @@ final class StubAgent implements AutoCloseable {
             String[] parts = pair.split("=", 2);
             parameters.put(parts[0], URLDecoder.decode(parts[1], StandardCharsets.UTF_8));
         }
-        return new Question(parameters, System.nanoTime());
+        return new Question(parameters, who, System.nanoTime());
     }
 
     /** The streams of a TLS socket start the handshake, which must not keep others from being accepted. */
