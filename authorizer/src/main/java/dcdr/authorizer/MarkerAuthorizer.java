@@ -165,10 +165,10 @@ public class MarkerAuthorizer extends StandardAuthorizer {
             return NONE_OPEN;
         }
         Decision decision = now.decision();
-        if (decision.role() == null || decision.role() == Role.NONE || !decision.holds(clock.nanoTime(), clock.wallMs())) {
-            return NONE_OPEN;
+        if (decision.usersOpen(clock)) {
+            return USERS_OPEN;
         }
-        return decision.role() == Role.ACTIVE ? USERS_OPEN : MIRROR_OPEN;
+        return decision.mirrorOpen(clock) ? MIRROR_OPEN : NONE_OPEN;
     }
 
     private static boolean passes(Rules.Need need, int open) {
