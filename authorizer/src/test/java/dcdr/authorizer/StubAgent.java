@@ -57,7 +57,7 @@ final class StubAgent implements AutoCloseable {
     final List<Question> questions = new CopyOnWriteArrayList<>();
     final AtomicInteger pending = new AtomicInteger();
     volatile long refreshMs = 300;
-    volatile long validMs = 3_000;
+    volatile long validMs = 10_000;
     volatile long clockOffMs;
     volatile String scope = "lab";
     volatile String dc = "dc-a";
@@ -204,10 +204,25 @@ final class StubAgent implements AutoCloseable {
             } catch (IOException over) {
                 return;
             }
-            open.add(connection.socket);
+            // Under the monitor: a connection that was accepted while we close must not live on and serve for ever.
+            synchronized (this) {
+                if (closed) {
+                    closeQuietly(connection.socket);
+                    return;
+                }
+                open.add(connection.socket);
+            }
             Thread each = new Thread(() -> serve(connection), "stub-agent-connection");
             each.setDaemon(true);
             each.start();
+        }
+    }
+
+    private static void closeQuietly(Closeable socket) {
+        try {
+            socket.close();
+        } catch (IOException over) {
+            // It is gone already.
         }
     }
 
