@@ -110,7 +110,7 @@ def _reserved(members: Iterable[MemberSettings]) -> frozenset[str]:
     names = {HEARTBEATS}
     for member in members:
         names |= {*member.connect.internal_topics, member.connect.offsets_topic}
-        names |= {member.kafka.canary_topic, member.kafka.ledger_topic}
+        names |= {member.kafka.canary_topic, member.kafka.ledger_topic, member.kafka.health_topic}
     return frozenset(names)
 
 

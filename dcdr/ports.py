@@ -84,6 +84,14 @@ class ProduceFence(Protocol):
         """Ask every broker by effect: a commit of the canary's group is refused for its authorization, or not."""
 
 
+class Health(Protocol):
+    """Whether one cluster could be the active one, judged by what it does."""
+
+    async def trouble(self) -> tuple[str, ...]:
+        """What speaks against it, a sentence each; empty when it takes a write with acks=all, most of its registered
+        brokers are there, and its controllers have a leader. No answer in time is a sentence, not an error."""
+
+
 class Logs(Protocol):
     """One cluster's topics and logs, read from the partition leaders."""
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from dcdr.bounds import PRESETS, LeaseTiming, Preset
 from dcdr.errors import MisconfiguredError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -46,6 +47,7 @@ class KafkaSettings(_Section):
     canary: Credentials
     canary_topic: str = "dcdr-canary.internal"
     ledger_topic: str = "dcdr-ledger.internal"
+    health_topic: str = "dcdr-health.internal"
 
 
 class ConnectSettings(_Section):
@@ -62,12 +64,42 @@ class ConnectSettings(_Section):
     credentials: Credentials | None = None
 
 
+class TlsSettings(_Section):
+    """PEM files: our chain, its key, and the authority of whoever we talk to. They are read again when they change."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+class AgentSettings(_Section):
+    """A data center's agent. `listen`: where its brokers ask for the marker; `status`: metrics, /healthz, /readyz."""
+
+    listen: HostPort
+    status: HostPort
+    state: Path
+    """A folder on a durable disk: the highest epoch seen."""
+    tls: TlsSettings | None = None
+    """Without it `listen` must be a loopback address, as the brokers' authorizer demands, too."""
+
+    @model_validator(mode="after")
+    def _no_plain_text_on_the_network(self) -> Self:
+        host = self.listen.rpartition(":")[0]
+        if self.tls is None and not (host == "localhost" or host.startswith("127.")):
+            raise ValueError(
+                f"listen is {self.listen}, and there is no tls: who may change a marker may open a cluster. "
+                "Give certificate, key and ca, or listen on a loopback address"
+            )
+        return self
+
+
 class MemberSettings(_Section):
     """A data-bearing data center. `endpoint` is what clients bootstrap from: as the EndpointSlice holds it."""
 
     kafka: KafkaSettings
     connect: ConnectSettings
     endpoint: Annotated[tuple[HostPort, ...], Field(min_length=1)]
+    agent: AgentSettings | None = None
 
 
 class EtcdSettings(_Section):
@@ -88,6 +120,25 @@ class KubernetesEndpointSettings(_Section):
     endpoint_slice: str = "kafka-dcdr"
     port_name: str = "kafka"
     request_timeout: timedelta = timedelta(seconds=5)
+
+
+class LeaseSettings(_Section):
+    """The lease's waiting times: a preset, and single ones (seconds) that replace its own."""
+
+    preset: Preset = Preset.STANDARD
+    times: dict[str, float] = {}
+    automatic: bool = False
+    """Take the lease over when its holder shows no sign of life."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _ = self.timing
+        return self
+
+    @property
+    def timing(self) -> LeaseTiming:
+        """Raises: ValueError with the inequality and the numbers."""
+        return LeaseTiming(**{**PRESETS[self.preset].model_dump(), **self.times})
 
 
 class MirrorSettings(_Section):
@@ -137,6 +188,7 @@ class ScopeSettings(_Section):
     store: EtcdSettings
     endpoint: KubernetesEndpointSettings
     fence: Literal["acl"] = "acl"
+    lease: LeaseSettings = LeaseSettings()
     mirror: MirrorSettings = MirrorSettings()
     groups: GroupSettings = GroupSettings()
 

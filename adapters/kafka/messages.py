@@ -43,9 +43,10 @@ _PAIRS: Final[tuple[tuple[Any, Any, int], ...]] = (
     (admin.CreateAclsRequest, admin.CreateAclsResponse, 3),
     (admin.DeleteAclsRequest, admin.DeleteAclsResponse, 3),
     (admin.DescribeAclsRequest, admin.DescribeAclsResponse, 3),
-    (admin.DescribeClusterRequest, admin.DescribeClusterResponse, 1),
+    (admin.DescribeClusterRequest, admin.DescribeClusterResponse, 2),
     (admin.DescribeConfigsRequest, admin.DescribeConfigsResponse, 4),
     (admin.DescribeGroupsRequest, admin.DescribeGroupsResponse, 5),
+    (admin.DescribeQuorumRequest, admin.DescribeQuorumResponse, 0),
     (admin.DescribeProducersRequest, admin.DescribeProducersResponse, 0),
     (admin.DescribeTransactionsRequest, admin.DescribeTransactionsResponse, 0),
     (admin.ListGroupsRequest, admin.ListGroupsResponse, 5),
@@ -75,6 +76,7 @@ DESCRIBE_CLUSTER: Final = admin.DescribeClusterRequest
 DESCRIBE_CONFIGS: Final = admin.DescribeConfigsRequest
 DESCRIBE_GROUPS: Final = admin.DescribeGroupsRequest
 DESCRIBE_PRODUCERS: Final = admin.DescribeProducersRequest
+DESCRIBE_QUORUM: Final = admin.DescribeQuorumRequest
 DESCRIBE_TRANSACTIONS: Final = admin.DescribeTransactionsRequest
 LIST_GROUPS: Final = admin.ListGroupsRequest
 LIST_TRANSACTIONS: Final = admin.ListTransactionsRequest

@@ -1,0 +1,73 @@
+"""What an agent shows of itself: metrics for Prometheus, /healthz (it runs), /readyz (it can do its part)."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from agent.keeper import Keeper
+from agent.markers import MarkerServer
+from dcdr.fitness import Fitness
+from dcdr.marker import Role
+
+STALE_FACTOR = 4
+"""A node that has not asked for so many refresh periods is not counted as served."""
+
+
+class StatusServer:
+    """Plain HTTP, for loopback or a cluster's inner network: it changes nothing and holds no secret."""
+
+    def __init__(self, scope: str, dc: str, keeper: Keeper, markers: MarkerServer, refresh: float) -> None:
+        self._scope, self._dc = scope, dc
+        self._keeper, self._markers, self._refresh = keeper, markers, refresh
+        self.fitness = Fitness()
+        self.beats = self.missed = 0
+
+    def application(self) -> web.Application:
+        """The routes, for an aiohttp runner."""
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        return app
+
+    def unready(self) -> list[str]:
+        """Why this agent could not do its part now, a sentence each."""
+        found = list(self.fitness.trouble)
+        if self._keeper.known.record is None:
+            found.append("the lease record has not been read yet")
+        if not self._served():
+            found.append("no broker has asked for its marker lately")
+        return found
+
+    def _served(self) -> int:
+        oldest = time.monotonic() - STALE_FACTOR * self._refresh
+        return sum(told.at >= oldest for told in self._markers.told)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="runs\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        found = self.unready()
+        return web.Response(text="\n".join(found or ["ready"]) + "\n", status=503 if found else 200)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        marker, record = self._keeper.marker(), self._keeper.known.record
+        values = {
+            ("dcdr_agent_holds_lease", "1 while this data center holds the lease"): int(self._keeper.known.holds),
+            ("dcdr_agent_users_open", "1 while the brokers are told ACTIVE"): int(marker.role is Role.ACTIVE),
+            ("dcdr_agent_mirror_open", "1 while the brokers are told STANDBY"): int(marker.role is Role.STANDBY),
+            ("dcdr_agent_marker_valid_seconds", "how long the marker holds without news"): round(marker.valid_s, 3),
+            ("dcdr_agent_epoch", "the epoch of the lease as last seen, 0 if never"): record.epoch if record else 0,
+            ("dcdr_agent_fit", "1 while the last look at Kafka found no trouble"): int(not self.fitness.trouble),
+            ("dcdr_agent_nodes_served", "brokers and controllers that asked lately"): self._served(),
+            ("dcdr_agent_beats_total", "exchanges with the lease store"): self.beats,
+            ("dcdr_agent_beats_missed_total", "exchanges that failed"): self.missed,
+        }
+        labels = f'{{scope="{self._scope}",dc="{self._dc}"}}'
+        lines = []
+        for (name, what), value in values.items():
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# HELP {name} {what}", f"# TYPE {name} {kind}", f"{name}{labels} {value}"]
+        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
