@@ -29,7 +29,8 @@ class Keeper:
     """Keeps the lease of `scope` for `dc`. One at a time acts for a data center; a second one that beats too is safe.
 
     `automatic`: take the lease over when its holder shows no sign of life. `floor`: the highest epoch this data center
-    remembers. `clock`: seconds, monotonic; `now`: aware, only for deadlines that people gave.
+    remembers; `remember`: keeps an epoch, before anything is told under it. `clock`: seconds, monotonic; `now`: aware,
+    only for deadlines that people gave.
     """
 
     def __init__(
@@ -42,14 +43,17 @@ class Keeper:
         *,
         automatic: bool = False,
         floor: Callable[[], int] = lambda: 0,
+        remember: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._scope, self._store, self._wishes = scope, store, wishes
-        self._timing, self._automatic, self._floor = timing, automatic, floor
+        self._timing, self._automatic, self._floor, self._remember = timing, automatic, floor, remember
         self._clock, self._now = clock, now
         self._known = Tenure(dc)
         self._heard = 0
+        self.beats = self.missed = 0
+        """Exchanges with the store, and those that failed."""
         self._told = asyncio.Condition()
         self._wake = asyncio.Event()
 
@@ -153,6 +157,8 @@ class Keeper:
 
     async def _learn(self, known: Tenure) -> None:
         before = self.marker()
+        if known.record is not None:
+            self._remember(known.record.epoch)
         self._known = known
         after = self.marker()
         if (before.epoch, before.role) != (after.epoch, after.role):

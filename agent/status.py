@@ -22,7 +22,6 @@ class StatusServer:
         self._scope, self._dc = scope, dc
         self._keeper, self._markers, self._refresh = keeper, markers, refresh
         self.fitness = Fitness()
-        self.beats = self.missed = 0
 
     def application(self) -> web.Application:
         """The routes, for an aiohttp runner."""
@@ -62,8 +61,8 @@ class StatusServer:
             ("dcdr_agent_epoch", "the epoch of the lease as last seen, 0 if never"): record.epoch if record else 0,
             ("dcdr_agent_fit", "1 while the last look at Kafka found no trouble"): int(not self.fitness.trouble),
             ("dcdr_agent_nodes_served", "brokers and controllers that asked lately"): self._served(),
-            ("dcdr_agent_beats_total", "exchanges with the lease store"): self.beats,
-            ("dcdr_agent_beats_missed_total", "exchanges that failed"): self.missed,
+            ("dcdr_agent_beats_total", "exchanges with the lease store"): self._keeper.beats,
+            ("dcdr_agent_beats_missed_total", "exchanges that failed"): self._keeper.missed,
         }
         labels = f'{{scope="{self._scope}",dc="{self._dc}"}}'
         lines = []

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from adapters.directory import build_directory
 from dcdr.errors import DcdrError, MisconfiguredError, UnreachableError
+from dcdr.logs import configure
 from dcdr.settings import Settings, settings_path
 from worker.assembly import build_worker
 from worker.finder import find_forever
-from worker.logs import configure
 from workflows.temporal import connect
 
 log = logging.getLogger("dcdr.worker")

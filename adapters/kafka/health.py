@@ -31,6 +31,18 @@ class KafkaHealth:
         found = await together(ask(question) for question in ("_writes", "_brokers", "_controllers"))
         return tuple(text for text in found if text)
 
+    async def cluster_id(self) -> str:
+        """The cluster's own id. Raises: UnreachableError."""
+        return str((await self._described()).cluster_id)
+
+    async def _described(self) -> messages.Message:
+        return await self._wire.any(
+            lambda: messages.DESCRIBE_CLUSTER(
+                include_cluster_authorized_operations=False, endpoint_type=_BROKERS, include_fenced_brokers=True
+            ),
+            timeout=self._seconds,
+        )
+
     async def _writes(self) -> str:
         place = TopicPartition(self._topic, 0)
         leader = self._wire.leader(place)
@@ -60,12 +72,7 @@ class KafkaHealth:
         return f"{self._wire.dc}: a write with acks=all to {place} failed: {messages.error_name(code)}"
 
     async def _brokers(self) -> str:
-        answer = await self._wire.any(
-            lambda: messages.DESCRIBE_CLUSTER(
-                include_cluster_authorized_operations=False, endpoint_type=_BROKERS, include_fenced_brokers=True
-            ),
-            timeout=self._seconds,
-        )
+        answer = await self._described()
         there = [broker.broker_id for broker in answer.brokers if not broker.is_fenced]
         if 2 * len(there) > len(answer.brokers):
             return ""

@@ -12,8 +12,8 @@ from pathlib import Path
 from temporalio.client import Client
 
 from adapters.memory import memory_directory
+from dcdr.logs import configure
 from worker.assembly import build_worker
-from worker.logs import configure
 from workflows.temporal import CONVERTER
 
 
