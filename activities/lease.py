@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from activities.book import LedgerBook
-from activities.step import Steps, Stopwatch, both, read_lease, swap_lease
+from activities.step import Steps, Stopwatch, ask, both, read_lease
 from dcdr import drain, lease
 from dcdr.errors import DeadlineError, InvalidRequestError, SupersededError
+from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
 from dcdr.model import (
     EntryRef,
@@ -47,7 +48,7 @@ class LeaseActivities(Steps):
         watch = Stopwatch()
         scope = self._directory.scope(step.operation.scope)
         deadline = datetime.now(UTC) + scope.timing.operation_deadline
-        record = await swap_lease(scope, lambda found: lease.begin(found, step.operation, deadline))
+        record = await ask(scope, Intent(operation=step.operation, ask=Ask.BEGIN, deadline=deadline))
         return StepResult(**watch.so_far(), note=f"epoch {record.epoch}, deadline {record.deadline:%H:%M:%S} UTC")
 
     @activity.defn(name="lease.hand_over")
@@ -61,20 +62,21 @@ class LeaseActivities(Steps):
         if step.entry is None:
             raise InvalidRequestError("lease.hand_over needs the ledger entry it is to name")
         scope = self._directory.scope(operation.scope)
-        # The swap below names the revision read here, before the look: whatever changes the record in between (an undo,
-        # another attempt that saw a change and had the cut taken again) makes this attempt lose.
-        stored = await read_lease(scope)
-        handed = lease.hand_over(stored.record, operation, step.entry.digest)
-        if handed != stored.record:
-            _in_time(stored.record)
+        record = (await read_lease(scope)).record
+        if lease.hand_over(record, operation, step.entry.digest) != record:
+            _in_time(record)
+            # How often the cut was retaken, as of before the look: where another attempt saw a change meanwhile and
+            # had it retaken, or the operation was undone, this attempt's wish is refused.
+            cuts = record.cuts
             changed = await self._changes(scope, operation, step.entry)
             if changed:
-                await scope.lease.swap(stored, lease.extend(stored.record, operation))
+                await ask(scope, Intent(operation=operation, ask=Ask.EXTEND, cuts=cuts))
                 return HandoverResult(
                     **watch.so_far(), changed=tuple(changed[:20]), note=f"{len(changed)} changes after the cut"
                 )
-            await scope.lease.swap(stored, handed)
-        return HandoverResult(**watch.so_far(), note=f"{handed.holder} holds the lease, epoch {handed.epoch}")
+            wish = Intent(operation=operation, ask=Ask.HAND_OVER, ledger=step.entry.digest, cuts=cuts)
+            record = await ask(scope, wish)
+        return HandoverResult(**watch.so_far(), note=f"{record.holder} holds the lease, epoch {record.epoch}")
 
     async def _changes(self, scope: Scope, operation: Operation, entry: EntryRef) -> list[str]:
         """The last look, `quiet` after the first one: what differs from the ledger entry on either side."""
@@ -108,7 +110,7 @@ class LeaseActivities(Steps):
         if found is Standing.NOT_BEGUN:
             return ReopenResult(**watch.so_far(), begun=False, note="the intent was never written")
         try:
-            record = await swap_lease(scope, lambda stored: lease.reopen(stored, step.operation))
+            record = await ask(scope, Intent(operation=step.operation, ask=Ask.REOPEN))
         except SupersededError:
             stored = (await read_lease(scope)).record
             if lease.standing(stored, step.operation) is not Standing.MOVED:
@@ -121,7 +123,7 @@ class LeaseActivities(Steps):
         """Clear the operation id, last of all."""
         watch = Stopwatch()
         scope = self._directory.scope(step.operation.scope)
-        record = await swap_lease(scope, lambda found: lease.finish(found, step.operation))
+        record = await ask(scope, Intent(operation=step.operation, ask=Ask.FINISH))
         return StepResult(**watch.so_far(), note=f"{record.holder}, epoch {record.epoch}, no operation")
 
     @activity.defn(name="lease.leftover")

@@ -10,9 +10,10 @@ from temporalio import activity
 
 from activities.book import LedgerBook
 from activities.cut import transactional_ids
-from activities.step import Steps, Stopwatch, both, connector_of, settle_groups, swap_lease
+from activities.step import Steps, Stopwatch, ask, both, connector_of, settle_groups
 from dcdr import drain, lease
 from dcdr.errors import MirrorLoopError, NotYetError
+from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
 from dcdr.model import Connector, ConnectorState, LeaseRecord, StepInput, StepResult, TopicPartition
 from dcdr.plan import mirror_of
@@ -159,7 +160,7 @@ class MirrorActivities(Steps):
                         f"{standing} is not started: {len(short)} partitions, for example {short[0]}, stand below "
                         f"their seeds. Seed {connector.name} again: the ledger entry is {step.entry and step.entry.key}"
                     )
-            await swap_lease(scope, lambda record: lease.admit(record, step.operation))
+            await ask(scope, Intent(operation=step.operation, ask=Ask.ADMIT))
             names = await _present(
                 source, standing.source_connector, standing.checkpoint_connector, standing.heartbeat_connector
             )

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dcdr import intent as intents
 from dcdr import lease
 from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, TransientError
+from dcdr.intent import Intent
 from dcdr.lease import Standing
 from dcdr.model import Connector, Gate, LeaseRecord, Operation, StoredLease
 from dcdr.ports import Directory, Member, ProduceFence, Scope
@@ -21,6 +23,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.002, 0.05
 """Seconds between polls: short at first, because the outage is counted in milliseconds; then modest."""
 
 CORRECT_SECONDS, LONGEST_CORRECTION_WAIT = 10.0, 0.5
+
+ASK_SECONDS = 8.0
+"""For an agent to obey: it is woken by a watch, and looks by itself every renew period."""
 
 
 class Stopwatch:
@@ -44,13 +49,34 @@ async def read_lease(scope: Scope) -> StoredLease:
     return stored
 
 
-async def swap_lease(scope: Scope, change: Callable[[LeaseRecord], LeaseRecord]) -> LeaseRecord:
-    """Read, change, compare-and-swap. A conflict or a lost answer is retried by Temporal: `change` is idempotent."""
+async def ask(scope: Scope, wish: Intent, seconds: float = ASK_SECONDS) -> LeaseRecord:
+    """Have the lease changed as `wish` says: by the holder's agent where there are agents, else by our own hand.
+
+    Nothing is left to do when obeying the wish once more would change nothing, so asking again is harmless.
+
+    Raises: PlanRefusedError, SupersededError where the record's rules do not allow it; ConflictError, to be tried
+    again; NotYetError when no agent obeyed in time.
+    """
     stored = await read_lease(scope)
-    wanted = change(stored.record)
+    wanted = intents.obey(stored.record, wish)
     if wanted == stored.record:
         return stored.record
-    return (await scope.lease.swap(stored, wanted)).record
+    if scope.intents is None:
+        return (await scope.lease.swap(stored, wanted)).record
+    await scope.intents.write(scope.name, await scope.intents.read(scope.name), wish)
+    give_up = time.monotonic() + seconds
+    wait = FIRST_WAIT
+    while True:
+        await asyncio.sleep(wait)
+        record = (await read_lease(scope)).record
+        if intents.obey(record, wish) == record:
+            return record
+        if time.monotonic() >= give_up:
+            raise NotYetError(
+                f"{record.holder}'s agent did not {wish.ask.value} within {seconds:.0f} s: is it running, and fit? "
+                "See its /readyz"
+            )
+        wait = min(wait * 1.5, LONGEST_WAIT)
 
 
 class Steps:

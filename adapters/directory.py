@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from adapters.connect import ConnectControl
-from adapters.etcd import EtcdLeaseStore
+from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
 from adapters.kafka import KafkaCluster
 from adapters.kubernetes import KubernetesEndpoint
 from dcdr.errors import DcdrError, InvalidRequestError
@@ -74,7 +74,10 @@ def build_directory(settings: Settings) -> SettingsDirectory:
     """
     directory = SettingsDirectory({})
     for name, scope in settings.scopes.items():
-        lease = EtcdLeaseStore.from_settings(scope.store)
+        client = EtcdClient(scope.store.endpoints, timeout=scope.store.request_timeout)
+        lease = EtcdLeaseStore(client, scope.store.prefix)
+        agents = all(member.agent is not None for member in scope.members.values())
+        intents = EtcdIntentStore(client, scope.store.prefix) if agents else None
         endpoint = KubernetesEndpoint(scope.endpoint, {dc: member.endpoint for dc, member in scope.members.items()})
         directory._adapters |= {f"{name}: lease store": lease, f"{name}: endpoint": endpoint}
         reserved = _reserved(scope.members.values())
@@ -84,7 +87,7 @@ def build_directory(settings: Settings) -> SettingsDirectory:
             connect = ConnectControl(dc, member.connect)
             directory._adapters |= {f"{name}: Kafka of {dc}": kafka, f"{name}: Connect of {dc}": connect}
             members[dc] = _member(dc, kafka, connect, member, reserved)
-        directory.scopes[name] = _scope(name, settings, scope, members, lease, endpoint)
+        directory.scopes[name] = _scope(name, settings, scope, members, lease, intents, endpoint)
     return directory
 
 
@@ -126,6 +129,7 @@ def _scope(
     scope: ScopeSettings,
     members: dict[str, Member],
     lease: EtcdLeaseStore,
+    intents: EtcdIntentStore | None,
     endpoint: KubernetesEndpoint,
 ) -> Scope:
     drain, mirror = settings.drain, scope.mirror
@@ -134,6 +138,7 @@ def _scope(
         members=members,
         arbiters=scope.arbiters,
         lease=lease,
+        intents=intents,
         endpoint=endpoint,
         timing=Timing(
             drain_deadline=drain.deadline,

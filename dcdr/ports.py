@@ -245,6 +245,8 @@ class Scope:
     source_connector: str
     checkpoint_connector: str
     heartbeat_connector: str
+    intents: IntentStore | None = None
+    """Where agents keep the lease: what they are asked. None: there are no agents, and steps change the record."""
 
     def member(self, name: str) -> Member:
         return self.members[name]

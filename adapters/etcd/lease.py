@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from adapters.etcd.client import EtcdClient
 from dcdr.errors import ConflictError, MisconfiguredError
 from dcdr.model import LeaseRecord, StoredLease
-from dcdr.settings import EtcdSettings
 
 _SHOWN = 200
 
@@ -20,10 +19,6 @@ class EtcdLeaseStore:
     def __init__(self, client: EtcdClient, prefix: str = "/dcdr") -> None:
         self._client = client
         self._prefix = prefix.rstrip("/")
-
-    @classmethod
-    def from_settings(cls, settings: EtcdSettings) -> EtcdLeaseStore:
-        return cls(EtcdClient(settings.endpoints, timeout=settings.request_timeout), settings.prefix)
 
     async def warm(self) -> None:
         """Connect to every member."""

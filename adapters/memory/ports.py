@@ -535,6 +535,7 @@ class MemoryDirectory:
             members={dc: _member(file, dc, cluster) for dc, cluster in world.clusters.items()},
             arbiters=tuple(world.arbiters),
             lease=MemoryLeaseStore(file),
+            intents=MemoryIntentStore(file) if world.agents else None,
             endpoint=MemoryEndpoint(file),
             timing=Timing(
                 drain_deadline=timedelta(seconds=settings["drain_deadline"]),

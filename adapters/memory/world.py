@@ -90,6 +90,7 @@ class MemoryWorld:
         topics: Mapping[str, int] | None = None,
         open_transaction: bool = True,
         lease: bool = True,
+        agents: bool = False,
         tasks: int = 2,
         drain_deadline: timedelta = timedelta(seconds=10),
         operation_deadline: timedelta = timedelta(minutes=1),
@@ -97,7 +98,8 @@ class MemoryWorld:
         lagging_group_budget: int = 1000,
         entry_lag_limit: int = 100,
     ) -> MemoryWorld:
-        """Make the standard world. `records`: per plain partition. `topics`: more topics, name -> partitions.
+        """Make the standard world. `records`: per plain partition. `topics`: more topics, name -> partitions. `agents`:
+        somebody runs them (the world does not), and steps ask them.
 
         Raises: FileExistsError.
         """
@@ -113,6 +115,7 @@ class MemoryWorld:
                 for dc in ("dc-a", "dc-b")
             },
             lease=LeaseRecord(scope=scope, holder="dc-a", epoch=1).model_dump_json() if lease else None,
+            agents=agents,
             endpoint_dc="dc-a",
             endpoint_epoch=1,
             settings={

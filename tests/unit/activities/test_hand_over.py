@@ -17,7 +17,7 @@ from activities.fence import FenceActivities
 from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from adapters.memory import MemoryWorld, memory_directory
-from dcdr.errors import ConflictError, DeadlineError, SupersededError
+from dcdr.errors import DeadlineError, SupersededError
 from dcdr.model import EntryRef, HandoverResult, LeaseRecord, Operation, Phase, StepInput, StepResult
 from dcdr.ports import Directory, Scope
 
@@ -121,7 +121,7 @@ async def test_an_attempt_that_froze_after_its_look_loses_against_the_one_that_s
     estate.world.late_append("dc-a", "orders", 1, ["late"])
     assert (await estate.hand_over(entry)).changed
     go.set()
-    with pytest.raises(ConflictError):
+    with pytest.raises(SupersededError):
         await first
     assert estate.record.phase is Phase.DRAINING
 
@@ -138,7 +138,7 @@ async def test_an_attempt_that_froze_after_its_look_loses_against_the_undo(build
     late, go = await estate.frozen(entry)
     await do(estate.lease.reopen, StepInput(operation=OPERATION))
     go.set()
-    with pytest.raises(ConflictError):
+    with pytest.raises(SupersededError):
         await late
     with pytest.raises(SupersededError, match="is reopened"):
         await estate.hand_over(entry)
