@@ -19,6 +19,8 @@ from temporalio.service import RPCError
 
 from activities.failpoints import Failpoint, Failpoints
 from adapters.memory import MemoryWorld, memory_directory
+from agent.keeper import Keeper
+from dcdr.bounds import PRESETS, Preset
 from dcdr.model import LeaseRecord, SwitchoverRequest, TransitionReport
 from starter.client import start
 from worker.assembly import build_worker
@@ -113,6 +115,21 @@ class Case:
         directory = memory_directory(self.path)
         async with build_worker(self.client, directory, task_queue=self.queue, failpoints=failpoints):
             yield
+
+    @contextlib.asynccontextmanager
+    async def agents(self) -> AsyncIterator[dict[str, Keeper]]:
+        """Both data centers' agents, beating often: the stand-in's store has no watch that would wake them."""
+        scope = self.world.directory().scope(self.scope)
+        assert scope.intents is not None, "the world was made without agents"
+        timing = PRESETS[Preset.TEST].model_copy(update={"renew": 0.02})
+        keepers = {dc: Keeper(dc, self.scope, scope.lease, scope.intents, timing) for dc in scope.members}
+        tasks = [asyncio.create_task(keeper.keep(lambda: True)) for keeper in keepers.values()]
+        try:
+            yield keepers
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def marks(self) -> Path:
