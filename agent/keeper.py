@@ -17,7 +17,7 @@ from dcdr import intent as intents
 from dcdr import tenure
 from dcdr.bounds import LeaseTiming
 from dcdr.errors import ConflictError, DcdrError, PermanentError, SafetyError, TransientError
-from dcdr.marker import Marker
+from dcdr.marker import Marker, Role
 from dcdr.model import LeaseRecord, StoredLease
 from dcdr.ports import IntentStore, LeaseStore
 from dcdr.tenure import Tenure
@@ -61,9 +61,15 @@ class Keeper:
     def known(self) -> Tenure:
         return self._known
 
+    @property
+    def _remembered(self) -> int:
+        """The highest epoch that anybody of this data center remembers."""
+        return max(self._heard, self._floor())
+
     def marker(self) -> Marker:
-        """What the brokers may be told at this moment."""
-        return tenure.marker(self._known, self._clock(), self._timing)
+        """What the brokers may be told at this moment: under an epoch that is over, nothing."""
+        marker = tenure.marker(self._known, self._clock(), self._timing)
+        return marker if marker.epoch >= self._remembered else Marker(marker.epoch, Role.NONE, 0.0)
 
     async def until_another(self, marker: Marker, seconds: float) -> Marker:
         """The marker as soon as its epoch or role is another one than `marker`'s; as it stands after `seconds`."""
@@ -107,7 +113,8 @@ class Keeper:
     async def beat(self, fit: bool) -> bool:
         """One exchange. Returns: whether another one should follow at once.
 
-        Raises: UnreachableError; MisconfiguredError where there is no record, or none that can be read.
+        Raises: UnreachableError; NoRecordError; MisconfiguredError for a record that cannot be read; RolledBackError
+        for one that would make us the holder under an epoch that is over.
         """
         known = self._known
         if known.stored is None or not known.holds:
@@ -117,6 +124,9 @@ class Keeper:
             # Not renewed, the lease runs out; it is looked at, to know when somebody else has it.
             await self._look(fit)
             return False
+        if known.stored.record.epoch < self._remembered:
+            await self._look(fit)
+            raise RolledBackError(self._scope, known.stored.record.epoch, self._remembered)
         wanted = await self._wanted(known.stored.record)
         try:
             await self._swap(known.stored, wanted)
@@ -132,7 +142,7 @@ class Keeper:
             raise NoRecordError(self._scope)
         await self._learn(tenure.read(self._known, stored, sent, self._clock()))
         if self._automatic and fit and tenure.may_take_over(self._known, self._clock(), self._timing):
-            taken = tenure.takeover(stored.record, self._known.dc, max(self._heard, self._floor()))
+            taken = tenure.takeover(stored.record, self._known.dc, self._remembered)
             with contextlib.suppress(ConflictError):  # a sign of life, or the other agent of this data center
                 await self._swap(stored, taken)
                 log.warning("scope %s: %s took the lease over, epoch %d", self._scope, self._known.dc, taken.epoch)
@@ -173,4 +183,15 @@ class NoRecordError(PermanentError):
         super().__init__(
             f"scope {scope} has no lease record. If this is a new estate, create it with `dcdr lease bootstrap "
             "--epoch-floor N`; if there was one, find out who removed it first, and give the highest epoch ever used"
+        )
+
+
+class RolledBackError(SafetyError):
+    """The store shows an epoch that is over: it was restored from a backup, or somebody wrote the record."""
+
+    def __init__(self, scope: str, found: int, remembered: int) -> None:
+        super().__init__(
+            f"the lease of {scope} says epoch {found}, but {remembered} was seen here: the store was rolled back, or "
+            "the record was written by hand. Nobody is told to open. Find out which side was active last; then write the "
+            f"record anew with `dcdr lease bootstrap --epoch-floor {remembered + 1}`"
         )

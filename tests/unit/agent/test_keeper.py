@@ -13,7 +13,7 @@ import pytest
 from adapters.memory import MemoryWorld
 from adapters.memory.ports import MemoryIntentStore, MemoryLeaseStore
 from adapters.memory.store import WorldFile
-from agent.keeper import Keeper, NoRecordError
+from agent.keeper import Keeper, NoRecordError, RolledBackError
 from dcdr.bounds import PRESETS, Preset
 from dcdr.errors import UnreachableError
 from dcdr.intent import Ask, Intent
@@ -180,6 +180,24 @@ async def test_a_missing_record_is_never_created(pair: Pair) -> None:
     with pytest.raises(NoRecordError, match="dcdr lease bootstrap"):
         await pair.b.beat(True)
     assert pair.world.lease() is None
+
+
+async def test_a_record_that_was_rolled_back_opens_nothing(ready: Callable[..., Pair]) -> None:
+    pair = ready(floor=lambda: 3)
+    for _ in range(2):
+        with pytest.raises(RolledBackError, match="--epoch-floor 4"):
+            await pair.beat(pair.a)
+    await pair.beat(pair.b)
+    assert pair.roles == (Role.NONE, Role.NONE)
+    assert pair.world.lease() is not None
+
+
+async def test_what_a_broker_remembers_counts_as_well(pair: Pair) -> None:
+    await pair.beat()
+    pair.a.heard_of(2)
+    assert pair.a.marker().role is Role.NONE
+    with pytest.raises(RolledBackError):
+        await pair.a.beat(True)
 
 
 async def test_whoever_waits_for_another_marker_hears_of_it_at_once(pair: Pair) -> None:
