@@ -118,8 +118,9 @@ async def test_nobody_takes_over_unless_told_to(pair: Pair) -> None:
 async def test_a_lease_without_signs_of_life_is_taken_over_after_the_wait_and_opens_nothing(
     ready: Callable[..., Pair],
 ) -> None:
-    pair = ready(automatic=True, floor=lambda: 4)
+    pair = ready(automatic=True)
     await pair.beat()
+    pair.b.heard_of(4)
     pair.time = 6.9
     await pair.beat(pair.b)
     assert not pair.b.known.holds
