@@ -113,7 +113,8 @@ async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
             log.warning("%s: which cluster this is is not known yet: %s", job.dc, error)
             await asyncio.sleep(AGAIN_SECONDS)
     markers = MarkerServer(job.scope, job.dc, cluster, keeper, timing)
-    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh)
+    obeyed = job.settings.scopes[job.scope].fence != "acl"
+    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=obeyed)
     context = None if agent.tls is None else _context(agent.tls)
     async with _listening(markers.application(), agent.listen, context), _listening(status.application(), agent.status):
         log.info("agent of %s in scope %s, cluster %s: markers at %s", job.dc, job.scope, cluster, agent.listen)

@@ -18,8 +18,11 @@ STALE_FACTOR = 4
 class StatusServer:
     """Plain HTTP, for loopback or a cluster's inner network: it changes nothing and holds no secret."""
 
-    def __init__(self, scope: str, dc: str, keeper: Keeper, markers: MarkerServer, refresh: float) -> None:
-        self._scope, self._dc = scope, dc
+    def __init__(
+        self, scope: str, dc: str, keeper: Keeper, markers: MarkerServer, refresh: float, *, obeyed: bool
+    ) -> None:
+        """`obeyed`: brokers are expected to ask for their marker."""
+        self._scope, self._dc, self._obeyed = scope, dc, obeyed
         self._keeper, self._markers, self._refresh = keeper, markers, refresh
         self.fitness = Fitness()
 
@@ -36,7 +39,7 @@ class StatusServer:
         found = list(self.fitness.trouble)
         if self._keeper.known.record is None:
             found.append("the lease record has not been read yet")
-        if not self._served():
+        if self._obeyed and not self._served():
             found.append("no broker has asked for its marker lately")
         return found
 

@@ -122,6 +122,8 @@ def wanted_ports(broker_count: int) -> Iterator[tuple[str, str]]:
             for listener in LISTENERS:
                 yield f"{broker}/{listener.lower()}", member
         yield f"connect-{member}/rest", member
+        yield f"agent-{member}/marker", member
+        yield f"agent-{member}/status", member
     for site in (*MEMBERS, ARBITER):
         yield f"etcd-{site}/client", site
         yield f"etcd-{site}/peer", site

@@ -35,6 +35,7 @@ USERS = ("admin", "mirror", "broker", "canary", "app", "app2")
 CANARY_TOPIC = "dcdr-canary.internal"
 CANARY_GROUP = "dcdr-canary.internal"
 LEDGER_TOPIC = "dcdr-ledger.internal"
+HEALTH_TOPIC = "dcdr-health.internal"
 USER_TOPIC_PREFIX = "lab-"
 """Topics that tests make up as they go may be used by `app` and `app2` when their names start so."""
 
@@ -284,7 +285,7 @@ def create_topics(admin: AdminClient, topics: Sequence[NewTopic]) -> None:
 
 
 def own_topics(broker_count: int) -> list[NewTopic]:
-    """The product's topics, on every cluster: a canary partition on each broker, and the ledger."""
+    """The product's topics, on every cluster: a canary partition on each broker, the ledger, and the agent's."""
     assignment = [[number] for number in range(1, broker_count + 1)]
     return [
         NewTopic(
@@ -298,6 +299,12 @@ def own_topics(broker_count: int) -> list[NewTopic]:
             num_partitions=1,
             replication_factor=broker_count,
             config={"cleanup.policy": "compact", "min.insync.replicas": "2" if broker_count >= 3 else "1"},
+        ),
+        NewTopic(
+            HEALTH_TOPIC,
+            num_partitions=1,
+            replication_factor=broker_count,
+            config={"retention.ms": "3600000", "min.insync.replicas": "2" if broker_count >= 3 else "1"},
         ),
     ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import httpx
+
 from lab import connect, kafka, kube, store, temporal
 from lab.addresses import MEMBERS, port_is_free
 from lab.errors import LabError
@@ -39,6 +41,9 @@ def probe(lab: Lab, name: str) -> tuple[Callable[[], bool], float]:
         pid = lab.process(name).pid or 0
         return lambda: temporal.has_worker(binary, plan, pid), SERVER_START_S
     member = next(one for one in MEMBERS if one in name)
+    if name.startswith("agent-"):
+        status = plan.ports[f"{name}/status"]
+        return lambda: _ready(f"http://{status}/readyz"), SERVER_START_S
     if name.startswith("kafka-"):
         admin = lab.admin(member)
         return lambda: kafka.is_ready(admin, plan.brokers), BROKER_START_S
@@ -65,3 +70,10 @@ def wait_ready(lab: Lab, name: str, stop: threading.Event | None = None) -> None
     wait_for(f"{name}: serving", serves, limit_s, stop=stop, hint=lambda: f"; {process.log} ends:\n{process.tail()}")
     if name == "toxiproxy":
         lab.toxiproxy.populate(lab.plan.links)  # it keeps nothing on disk
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False

@@ -50,6 +50,9 @@ def reset(name: str, hard: bool, say: Say) -> Lab:
             document["done"] = []
         if with_worker := "worker" in lab.process_names:
             lab.process("worker").stop()  # it keeps warm what is about to vanish
+        for agent in (lab.process(f"agent-{member}") for member in MEMBERS):
+            agent.stop()  # a fresh estate begins with the first epoch, and they remember later ones
+            shutil.rmtree(lab.home.data / agent.name, ignore_errors=True)
         if hard:
             _wipe(lab, say)
         else:

@@ -1,4 +1,4 @@
-"""Write the product's settings for this estate, as its worker at the arbiter's site sees it."""
+"""Write the product's settings for this estate, as a process at one of its sites sees it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from lab import connect, kube, store
 from lab.addresses import ARBITER, MEMBERS
 from lab.estate import Lab
 
+LEASE = {"preset": "fast"}
 
-def document(lab: Lab) -> dict[str, Any]:
-    """The settings as data; `dcdr.settings.Settings` is their schema."""
+
+def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
+    """The settings as data; `dcdr.settings.Settings` is their schema. `site`: where they are read, by a worker at the
+    arbiter's, or by an agent at its own."""
     plan, users, about = lab.plan, lab.document["users"], lab.document["kubernetes"]
 
     def member(name: str) -> dict[str, Any]:
         return {
             "kafka": {
-                "bootstrap": [str(address) for address in plan.kafka(name, "CONTROL")],
+                "bootstrap": [str(one) for one in plan.kafka(name, "INTERNAL" if name == site else "CONTROL")],
                 "admin": {"username": "admin", "password_file": users["admin"]},
                 "canary": {"username": "canary", "password_file": users["canary"]},
             },
@@ -27,6 +30,11 @@ def document(lab: Lab) -> dict[str, Any]:
                 "group_id": connect.group_id(name),
             },
             "endpoint": about["endpoints"][name],
+            "agent": {
+                "listen": str(plan.ports[f"agent-{name}/marker"]),
+                "status": str(plan.ports[f"agent-{name}/status"]),
+                "state": str(lab.home.data / f"agent-{name}"),
+            },
         }
 
     return {
@@ -34,7 +42,8 @@ def document(lab: Lab) -> dict[str, Any]:
             store.SCOPE: {
                 "members": {name: member(name) for name in MEMBERS},
                 "arbiters": [ARBITER],
-                "store": {"endpoints": [str(address) for address in store.endpoints(plan)]},
+                "store": {"endpoints": [str(address) for address in store.endpoints(plan, site)]},
+                "lease": LEASE,
                 "endpoint": {
                     "api_server": about["api_server"],
                     "ca_file": about["ca_file"],
@@ -48,5 +57,5 @@ def document(lab: Lab) -> dict[str, Any]:
     }
 
 
-def render(lab: Lab) -> str:
-    return yaml.safe_dump(document(lab), sort_keys=False)
+def render(lab: Lab, site: str = ARBITER) -> str:
+    return yaml.safe_dump(document(lab, site), sort_keys=False)

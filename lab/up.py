@@ -184,6 +184,10 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
         declare(f"connect-{member}", member, [*java[:1], "-Xms96m", "-Xmx512m", *java[1:], main, str(properties)])
     write_private(home.config / "endpoint-proxy.json", _json(kube.proxy_config(plan, home)))
     declare("endpoint-proxy", CLIENTS, [python(), "-m", "lab.endpoint_proxy", str(home.config / "endpoint-proxy.json")])
+    for member in MEMBERS:
+        seen = home.config / f"agent-{member}.yaml"
+        write_private(seen, settings.render(lab, member))
+        declare(f"agent-{member}", member, [python(), "-m", "agent", "--dc", member, "--settings", str(seen)])
     if with_worker:
         declare("worker", ARBITER, [python(), "-m", "worker", "--settings", str(home.settings)], lab.environment())
     write_private(home.settings, settings.render(lab))
@@ -232,6 +236,8 @@ class _Start:
             add(f"connect-{member}", partial(self.serve, f"connect-{member}"), *lab.brokers(member))
         for member in MEMBERS:
             add(f"cluster {member}", partial(self.cluster, member), *lab.brokers(member))
+        for member in MEMBERS:
+            add(f"agent-{member}", partial(self.serve, f"agent-{member}"), "lease", f"cluster {member}")
         add("estate", partial(self.estate, active), f"cluster {active}")
         add("fence", partial(self.fence, standby), f"cluster {standby}")
         for source in MEMBERS:

@@ -144,7 +144,7 @@ class Stage:
     def lease(self) -> LeaseRecord:
         found = store.get(self.lab.plan.ports[f"etcd-{ARBITER}/client"], store.LEASE_KEY)
         assert found is not None
-        return LeaseRecord.model_validate_json(found)
+        return LeaseRecord.model_validate_json(found).model_copy(update={"seq": 0})  # signs of life are no change
 
     def here(self) -> str:
         """The active side, as the lease says."""
