@@ -102,13 +102,27 @@ class ConnectControl:
         await self._await_state(connector, lambda state: state not in waiting, "RUNNING")
 
     async def restart(self, connector: str, *, only_failed: bool) -> None:
-        """Restart the connector and its tasks, all or those that FAILED; one that is STOPPED stays so."""
-        await self._json(
-            "POST",
-            f"{_path(connector)}/restart",
-            f"restart {connector}",
-            params={"includeTasks": "true", "onlyFailed": str(only_failed).lower()},
-        )
+        """Restart the tasks, or what has failed; one that is STOPPED stays so.
+
+        All tasks go one by one: Connect's request for all of them restarts the connector as well. If that finds new
+        topics it stops the tasks it has just started, and with exactly-once the worker stands still for its graceful
+        time-out (Connect 4.3.1).
+        """
+        if only_failed:
+            await self._restart(connector, "restart", includeTasks="true", onlyFailed="true")
+            return
+        status = await self._json("GET", f"{_path(connector)}/status", f"read the state of {connector}")
+        if _state(status.get("connector")) is ConnectorState.STOPPED:
+            return
+        for task in status.get("tasks") or []:
+            await self._restart(connector, f"tasks/{int(task['id'])}/restart")
+
+    async def reload(self, connector: str) -> None:
+        """Restart the connector alone; one that is STOPPED stays so."""
+        await self._restart(connector, "restart", includeTasks="false", onlyFailed="false")
+
+    async def _restart(self, connector: str, path: str, **options: str) -> None:
+        await self._json("POST", f"{_path(connector)}/{path}", f"restart {connector}", params=options)
 
     async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
         """Stored offsets under the connector's own source alias: those it would start from."""

@@ -142,6 +142,36 @@ async def test_a_connector_name_is_quoted() -> None:
     await connect.close()
 
 
+@pytest.mark.parametrize(("state", "restarted"), [("RUNNING", [0, 3]), ("STOPPED", [])])
+async def test_all_tasks_are_restarted_without_their_connector(state: str, restarted: list[int]) -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            seen.append(request.url.path)
+            return httpx.Response(204)
+        tasks = [{"id": 0, "state": "RUNNING"}, {"id": 3, "state": "FAILED"}]
+        return httpx.Response(200, json={"connector": {"state": state}, "tasks": tasks})
+
+    connect = control(handler)
+    await connect.restart("m", only_failed=False)
+    assert seen == [f"/connectors/m/tasks/{task}/restart" for task in restarted]
+    await connect.close()
+
+
+async def test_a_reload_leaves_the_tasks_alone() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.raw_path.decode())
+        return httpx.Response(204)
+
+    connect = control(handler)
+    await connect.reload("m")
+    assert seen == ["/connectors/m/restart?includeTasks=false&onlyFailed=false"]
+    await connect.close()
+
+
 async def test_credentials_come_from_a_file_and_stay_out_of_errors(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("s3cret\n")
