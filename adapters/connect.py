@@ -111,15 +111,15 @@ class ConnectControl:
         if only_failed:
             await self._restart(connector, "restart", includeTasks="true", onlyFailed="true")
             return
-        status = await self._json("GET", f"{_path(connector)}/status", f"read the state of {connector}")
-        if _state(status.get("connector")) is ConnectorState.STOPPED:
-            return
-        for task in status.get("tasks") or []:
-            await self._restart(connector, f"tasks/{int(task['id'])}/restart")
+        known = await self._json("GET", _path(connector), f"look at {connector}")  # names no tasks where it is STOPPED
+        for task in known.get("tasks") or []:
+            await self._restart(connector, f"tasks/{int(task['task'])}/restart")
 
     async def reload(self, connector: str) -> None:
-        """Restart the connector alone; one that is STOPPED stays so."""
-        await self._restart(connector, "restart", includeTasks="false", onlyFailed="false")
+        """Restart the connector alone; one that is STOPPED is left alone (Connect would call it UNASSIGNED)."""
+        await self._json("GET", _path(connector), f"look at {connector}")  # an unknown one has no state either
+        if await self._read_state(connector) is not ConnectorState.STOPPED:
+            await self._restart(connector, "restart", includeTasks="false", onlyFailed="false")
 
     async def _restart(self, connector: str, path: str, **options: str) -> None:
         await self._json("POST", f"{_path(connector)}/{path}", f"restart {connector}", params=options)

@@ -158,7 +158,7 @@ class MirrorControl(Protocol):
         """Restart the tasks; with `only_failed` what has failed, be it tasks or the connector. STOPPED stays so."""
 
     async def reload(self, connector: str) -> None:
-        """Restart the connector, not its tasks: it looks for new topics now, and gives them to its tasks. STOPPED stays so.
+        """Restart the connector, not its tasks: it looks for new topics now and hands them on. STOPPED stays so.
 
         Never with its tasks: those would be stopped for their new topics while they start.
         """
