@@ -35,8 +35,9 @@ GROUP_OFFSETS = "__consumer_offsets"
 SETTLE_SECONDS = 8.0
 HELD_SECONDS = 0.25
 """An open transaction is listed and fenced beside the settling; one that is still there by now was not on that list."""
-STALLED_SECONDS = 3.0
-"""No progress for this long: the mirror's tasks are looked at, and restarted where they failed."""
+STALLED_SECONDS, PATIENCE = 3.0, 2.0
+"""No progress for this long: the mirror's tasks are looked at, and restarted where they failed. After that twice as
+long, and so on: each time it costs a mirror that is only slow some seconds."""
 
 
 class CutActivities(Steps):
@@ -123,7 +124,7 @@ class CutActivities(Steps):
         counts: dict[str, int] = {}
         for row in cut.rows:
             counts[row.topic] = counts.get(row.topic, 0) + 1
-        looks, wait, best, moved_at = 0, FIRST_WAIT, -1, time.monotonic()
+        looks, wait, best, moved_at, patience = 0, FIRST_WAIT, -1, time.monotonic(), STALLED_SECONDS
         while True:
             looks += 1
             mirrored, there = await asyncio.gather(
@@ -149,10 +150,10 @@ class CutActivities(Steps):
                     f"at most {left} records left ({places or 'topics missing on the target: ' + ', '.join(missing)}). "
                     f"Look at connector {mirror.source_connector} on {target.name}"
                 )
-            if time.monotonic() - moved_at > STALLED_SECONDS:
+            if time.monotonic() - moved_at > patience:
                 unknown = bool(missing) or any(place not in mirrored for place in ranges)
                 await _revive(target, mirror.source_connector, reload=unknown)
-                moved_at = time.monotonic()
+                moved_at, patience = time.monotonic(), patience * PATIENCE
             await asyncio.sleep(wait)
             wait = min(wait * 1.5, LONGEST_WAIT)
 
@@ -269,9 +270,9 @@ async def _settled(
 
 
 async def _revive(target: Member, connector: str, *, reload: bool) -> None:
-    """Restart failed tasks; with `reload` the connector itself too, so that it looks for new topics at once."""
+    """Restart what has failed; else, with `reload`, let the connector look for new topics at once."""
     found = await connector_of(target, connector)
-    if reload:
-        await target.connect.restart(connector, only_failed=False)
-    elif not found.running:
+    if not found.running:
         await target.connect.restart(connector, only_failed=True)
+    elif reload:
+        await target.connect.reload(connector)

@@ -50,9 +50,9 @@ class StatusActivities(Steps):
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _nudge(self, scope: Scope, target: str) -> None:
-        """Restart the mirror's connector: it loads the source's topics when it starts, else every 30 s or so."""
+        """Have the mirror look for the source's topics now; by itself it does so every 30 s or so."""
         source = next(name for name in scope.members if name != target)
-        await scope.member(target).connect.restart(mirror_of(scope, source, target).source_connector, only_failed=False)
+        await scope.member(target).connect.reload(mirror_of(scope, source, target).source_connector)
 
     @activity.defn(name="status.mirrors")
     async def mirrors(self, request: SwitchoverRequest) -> tuple[Mirror, Mirror]:

@@ -102,13 +102,27 @@ class ConnectControl:
         await self._await_state(connector, lambda state: state not in waiting, "RUNNING")
 
     async def restart(self, connector: str, *, only_failed: bool) -> None:
-        """Restart the connector and its tasks, all or those that FAILED; one that is STOPPED stays so."""
-        await self._json(
-            "POST",
-            f"{_path(connector)}/restart",
-            f"restart {connector}",
-            params={"includeTasks": "true", "onlyFailed": str(only_failed).lower()},
-        )
+        """Restart the tasks, or what has failed; one that is STOPPED stays so.
+
+        All tasks go one by one: Connect's request for all of them restarts the connector as well. If that finds new
+        topics it stops the tasks it has just started, and with exactly-once the worker stands still for its graceful
+        time-out (Connect 4.3.1).
+        """
+        if only_failed:
+            await self._restart(connector, "restart", includeTasks="true", onlyFailed="true")
+            return
+        known = await self._json("GET", _path(connector), f"look at {connector}")  # names no tasks where it is STOPPED
+        for task in known.get("tasks") or []:
+            await self._restart(connector, f"tasks/{int(task['task'])}/restart")
+
+    async def reload(self, connector: str) -> None:
+        """Restart the connector alone; one that is STOPPED is left alone (Connect would call it UNASSIGNED)."""
+        await self._json("GET", _path(connector), f"look at {connector}")  # an unknown one has no state either
+        if await self._read_state(connector) is not ConnectorState.STOPPED:
+            await self._restart(connector, "restart", includeTasks="false", onlyFailed="false")
+
+    async def _restart(self, connector: str, path: str, **options: str) -> None:
+        await self._json("POST", f"{_path(connector)}/{path}", f"restart {connector}", params=options)
 
     async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
         """Stored offsets under the connector's own source alias: those it would start from."""

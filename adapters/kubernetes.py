@@ -7,8 +7,10 @@ is told 409 by the API server and then sees the later epoch. Annotations on the 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Address
@@ -27,6 +29,9 @@ EPOCH: Final = "dcdr.io/epoch"
 ACTIVE: Final = "dcdr.io/active"
 KEEP_ALIVE_S: Final = 75.0
 """The API server closes connections that were idle for 90 s; aiohttp would drop ours after 15 s."""
+STARTING_S = 5.0
+"""An API server that has just started forbids everything until it has read its rules."""
+_POLL_S: Final = 0.1
 _ATTEMPTS: Final = 3
 """Of a write that finds the slice changed under it: nobody writes it often enough for more."""
 
@@ -152,24 +157,34 @@ class KubernetesEndpoint:
     # --- requests
 
     async def _call(self, what: str, method: str, *arguments: Any, **more: Any) -> dict[str, Any]:
-        """The raw JSON object: the generated models would drop fields they do not know, and cost a millisecond."""
+        """The raw JSON object: the generated models would drop fields they do not know, and cost a millisecond.
+
+        A 403 is believed when it stands for `STARTING_S`.
+        """
+        believed = time.monotonic() + STARTING_S
+        while True:
+            status, body = await self._answer(what, method, *arguments, **more)
+            if status == 200:
+                found: dict[str, Any] = json.loads(body)
+                return found
+            if status != 403 or time.monotonic() >= believed:
+                raise self._trouble(what, status, body)
+            await asyncio.sleep(_POLL_S)
+
+    async def _answer(self, what: str, method: str, *arguments: Any, **more: Any) -> tuple[int, bytes | str]:
         try:
             api = self._connected()
             answer = await getattr(api, f"{method}_without_preload_content")(
                 *arguments, _request_timeout=self._timeout, **more
             )
-            body, status = await answer.read(), answer.status
+            return answer.status, await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise UnreachableError(
                 f"the Kubernetes API at {self._settings.api_server} did not answer ({what} {self._name}: "
                 f"{str(error) or type(error).__name__}); whether it took effect is unknown"
             ) from error
         except ApiException as error:
-            status, body = error.status, error.body or b""
-        if status == 200:
-            found: dict[str, Any] = json.loads(body)
-            return found
-        raise self._trouble(what, int(status or 0), body)
+            return int(error.status or 0), error.body or b""
 
     def _trouble(self, what: str, status: int, body: bytes | str) -> Exception:
         try:

@@ -174,7 +174,13 @@ class MirrorControl(Protocol):
         """Ask for RUNNING; returns when the request is accepted."""
 
     async def restart(self, connector: str, *, only_failed: bool) -> None:
-        """Restart the connector and its tasks."""
+        """Restart the tasks; with `only_failed` what has failed, be it tasks or the connector. STOPPED stays so."""
+
+    async def reload(self, connector: str) -> None:
+        """Restart the connector, not its tasks: it looks for new topics now and hands them on. STOPPED stays so.
+
+        Never with its tasks: those would be stopped for their new topics while they start.
+        """
 
     async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
         """Stored source offsets: of the last copied record, not of the next one."""

@@ -421,10 +421,17 @@ class MemoryConnect(Port):
             if not only_failed or ConnectorState.FAILED in held.tasks:
                 known = held.known
                 world.start_tasks(dc, connector)
-                if only_failed:
-                    held.known = known  # the connector itself goes on; it loads topics only when it starts
+                held.known = known  # the connector itself goes on; it loads topics only when it starts
 
         await self._call("restart", effect)
+
+    async def reload(self, connector: str) -> None:
+        def effect(world: World) -> None:
+            held = self._held(world, connector)
+            if held.wanted is ConnectorState.RUNNING and held.tasks:
+                world.refresh(self._dc or "", connector)
+
+        await self._call("reload", effect)
 
     async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
         return await self._call("offsets", lambda world: stored_offsets(self._held(world, connector)))

@@ -205,7 +205,16 @@ async def test_a_restart_leaves_a_stopped_mirror_stopped(mirror_world: MirrorWor
     await running(mirror_world)
     await stopped(mirror_world)
     await surely(lambda: mirror_world.control.restart(mirror_world.connector, only_failed=False))
+    await surely(lambda: mirror_world.control.reload(mirror_world.connector))
     assert (await the(mirror_world)).stopped
+
+
+async def test_a_reload_leaves_a_running_mirror_running(mirror_world: MirrorWorld) -> None:
+    await running(mirror_world)
+    await surely(lambda: mirror_world.control.reload(mirror_world.connector))
+    await running(mirror_world)
+    mirror_world.produce(["after"])
+    await copied(mirror_world, ["after"])
 
 
 async def test_an_unknown_connector_is_named(mirror_world: MirrorWorld) -> None:
@@ -214,6 +223,8 @@ async def test_an_unknown_connector_is_named(mirror_world: MirrorWorld) -> None:
         partial(control.stop, "nobody"),
         partial(control.resume, "nobody"),
         partial(control.restart, "nobody", only_failed=True),
+        partial(control.restart, "nobody", only_failed=False),
+        partial(control.reload, "nobody"),
         partial(control.offsets, "nobody"),
         partial(control.seed, "nobody", {}, source=mirror_world.alias),
     ):

@@ -142,6 +142,37 @@ async def test_a_connector_name_is_quoted() -> None:
     await connect.close()
 
 
+async def test_all_tasks_are_restarted_without_their_connector() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            seen.append(request.url.path)
+            return httpx.Response(204)
+        return httpx.Response(200, json={"name": "m", "tasks": [{"connector": "m", "task": n} for n in (0, 3)]})
+
+    connect = control(handler)
+    await connect.restart("m", only_failed=False)
+    assert seen == ["/connectors/m/tasks/0/restart", "/connectors/m/tasks/3/restart"]
+    await connect.close()
+
+
+@pytest.mark.parametrize(("state", "times"), [("RUNNING", 1), ("STOPPED", 0)])
+async def test_a_reload_leaves_the_tasks_alone(state: str, times: int) -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            seen.append(request.url.raw_path.decode())
+            return httpx.Response(204)
+        return httpx.Response(200, json={"name": "m", "connector": {"state": state}, "tasks": []})
+
+    connect = control(handler)
+    await connect.reload("m")
+    assert seen == ["/connectors/m/restart?includeTasks=false&onlyFailed=false"] * times
+    await connect.close()
+
+
 async def test_credentials_come_from_a_file_and_stay_out_of_errors(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("s3cret\n")
