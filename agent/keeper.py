@@ -193,5 +193,5 @@ class RolledBackError(SafetyError):
         super().__init__(
             f"the lease of {scope} says epoch {found}, but {remembered} was seen here: the store was rolled back, or "
             "the record was written by hand. Nobody is told to open. Find out which side was active last; then write "
-            f"the record anew with `dcdr lease bootstrap --epoch-floor {remembered + 1}`"
+            f"the record anew with `dcdr lease bootstrap --replace --epoch-floor {remembered}`"
         )

@@ -28,6 +28,7 @@ class Ask(StrEnum):
     REOPEN = "reopen"
     ADMIT = "admit"
     FINISH = "finish"
+    HAND_BACK = "hand back"
 
 
 class Intent(Message):
@@ -72,6 +73,8 @@ def obey(record: LeaseRecord, intent: Intent) -> LeaseRecord:
             return lease.admit(record, operation)
         case Ask.FINISH:
             return lease.finish(record, operation)
+        case Ask.HAND_BACK:
+            return lease.hand_back(record, operation)
     raise ValueError(f"an intent to {intent.ask.value} lacks its deadline, ledger entry or count of cuts")
 
 

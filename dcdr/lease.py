@@ -175,3 +175,29 @@ def finish(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     require(record, operation, Standing.MOVED, Standing.REOPENED)
     cleared = {"op_id": None, "op_source": None, "op_target": None, "deadline": None}
     return record.model_copy(update={"seq": record.seq + 1, "turn": record.turn + 1, **cleared})
+
+
+def hand_back(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+    """ACQUIRED(source) -> OPEN(target, epoch + 1): a takeover that never opened is taken back. Already done: unchanged.
+
+    Raises: PlanRefusedError when the record is not one of a takeover, or has opened since.
+    """
+    if (record.holder, record.epoch, record.turn) == (operation.target, operation.epoch + 1, operation.turn + 1):
+        return record
+    acquired = (record.holder, record.epoch, record.turn, record.phase)
+    if acquired != (operation.source, operation.epoch, operation.turn, Phase.ACQUIRED):
+        raise PlanRefusedError(
+            f"the lease of {operation.scope} cannot be handed back to {operation.target}: it names {record.holder}, "
+            f"epoch {record.epoch}, phase {record.phase.value}. Only a lease that was taken over and never opened "
+            "(ACQUIRED) is given back; use a switchover"
+        )
+    return record.model_copy(
+        update={
+            "seq": record.seq + 1,
+            "turn": record.turn + 1,
+            "holder": operation.target,
+            "epoch": operation.epoch + 1,
+            "phase": Phase.OPEN,
+            "mirrored": True,
+        }
+    )

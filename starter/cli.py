@@ -253,7 +253,17 @@ def _mount_lab() -> None:
         app.command()(demo)
 
 
+def _mount_agent() -> None:
+    """`dcdr agent` and `dcdr lease` belong to the agent; mounted like the lab."""
+    if {"agent", "lease"} & set(sys.argv[1:2]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+        from agent.cli import agent, lease
+
+        app.add_typer(agent, name="agent")
+        app.add_typer(lease, name="lease")
+
+
 def main() -> None:
     """Entry point of the `dcdr` script."""
     _mount_lab()
+    _mount_agent()
     app()

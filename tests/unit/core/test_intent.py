@@ -12,6 +12,7 @@ from dcdr import intent as intents
 from dcdr.errors import DcdrError, PlanRefusedError, SupersededError
 from dcdr.intent import Ask, Intent
 from dcdr.model import LeaseRecord, Operation, Phase
+from dcdr.tenure import takeover
 
 DEADLINE = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FIRST = LeaseRecord(scope="lab", holder="dc-a", epoch=1)
@@ -86,6 +87,18 @@ def test_past_the_deadline_the_holder_opens_again_by_itself_before_the_handover_
     assert intents.overdue(opened, DEADLINE) is None
     assert intents.overdue(after(Ask.BEGIN, Ask.HAND_OVER), DEADLINE) is None
     assert intents.overdue(FIRST, DEADLINE) is None
+
+
+def test_a_takeover_that_never_opened_is_given_back_once_and_nothing_else_is() -> None:
+    taken = takeover(FIRST, "dc-b", floor=0)
+    back = Operation(scope="lab", id="back", epoch=2, turn=1, source="dc-b", target="dc-a")
+    given = intents.obey(taken, wish(Ask.HAND_BACK, back))
+    assert (given.holder, given.epoch, given.phase, given.mirrored) == ("dc-a", 3, Phase.OPEN, True)
+    assert intents.obey(given, wish(Ask.HAND_BACK, back)) == given
+    opened = taken.model_copy(update={"phase": Phase.OPEN})
+    for record in (FIRST, opened, after(Ask.BEGIN)):
+        with pytest.raises(PlanRefusedError, match="switchover"):
+            intents.obey(record, wish(Ask.HAND_BACK, back))
 
 
 ASKS = st.builds(wish, st.sampled_from(Ask), cuts=st.integers(0, 2), ledger=st.sampled_from(["digest", "other"]))

@@ -1,0 +1,178 @@
+"""`dcdr agent` and `dcdr lease`: the lease seen and steered by hand, without Temporal.
+
+Exit codes as of `dcdr`: 0 done, 1 failed, 2 usage or settings, 3 refused (nothing was changed), 6 unreachable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+from uuid import uuid4
+
+import typer
+
+from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
+from agent.__main__ import main as run_agent
+from dcdr import intent as intents
+from dcdr.errors import DcdrError, MisconfiguredError, PermanentError, PlanRefusedError, UnreachableError
+from dcdr.intent import Ask, Intent
+from dcdr.model import LeaseRecord, Operation, StoredLease
+from dcdr.settings import ScopeSettings, Settings, settings_path
+
+FAILED, USAGE, REFUSED, UNREACHABLE = 1, 2, 3, 6
+OBEY_SECONDS, LOOK_SECONDS = 20.0, 0.1
+
+agent = typer.Typer(no_args_is_help=True, help="One small process a data center that keeps its lease.")
+lease = typer.Typer(no_args_is_help=True, help="Who may be written to.")
+
+SettingsOption = Annotated[Path | None, typer.Option(help="Settings file (default: $DCDR_SETTINGS).")]
+ScopeArgument = Annotated[str, typer.Argument(help="The scope: what fails over together.")]
+
+
+@agent.command()
+def run(
+    dc: Annotated[str, typer.Option("--dc", "--dc-name", help="The data center whose lease is kept.")],
+    scope: Annotated[str | None, typer.Option(help="The scope (default: the only one).")] = None,
+    settings: SettingsOption = None,
+    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
+) -> None:
+    """Keep the lease until SIGTERM. Never gives it up at the end: what the brokers were told runs out by itself."""
+    arguments = ["--dc", dc, "--log-format", log_format]
+    arguments += ["--scope", scope] if scope else []
+    arguments += ["--settings", str(settings)] if settings else []
+    raise typer.Exit(run_agent(arguments))
+
+
+@lease.command()
+def show(
+    scope: ScopeArgument,
+    settings: SettingsOption = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """The record as the store has it now, and the intent beside it."""
+
+    async def work(store: EtcdLeaseStore, wishes: EtcdIntentStore, _: ScopeSettings) -> None:
+        stored, wish = await store.read(scope), (await wishes.read(scope)).intent
+        found = {
+            "lease": stored.record.model_dump(mode="json") if stored else None,
+            "revision": stored.revision if stored else None,
+            "intent": wish.model_dump(mode="json") if wish else None,
+        }
+        typer.echo(json.dumps(found) if output == "json" else _told(scope, stored, wish))
+
+    _do(scope, settings, work)
+
+
+@lease.command()
+def bootstrap(
+    scope: ScopeArgument,
+    holder: Annotated[str, typer.Option(help="The data center that is to be active.")],
+    epoch_floor: Annotated[int, typer.Option(min=0, help="The highest epoch ever used; 0 for a new estate.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Write over a record that was rolled back.")] = False,
+    settings: SettingsOption = None,
+) -> None:
+    """Create the record. It is never created by itself, because nobody could tell a new estate from a lost record."""
+
+    async def work(store: EtcdLeaseStore, _: EtcdIntentStore, about: ScopeSettings) -> None:
+        if holder not in about.members:
+            raise MisconfiguredError(f"{holder} is no member of {scope}; members: {', '.join(about.members)}")
+        record = LeaseRecord(scope=scope, holder=holder, epoch=epoch_floor + 1)
+        there = await store.read(scope)
+        if there is not None and not replace:
+            raise PlanRefusedError(
+                f"{_told(scope, there, None)}\na record is there. If the store was rolled back and you know which side "
+                "was active last, give --replace and the highest epoch that any agent remembers"
+            )
+        made = await (store.bootstrap(record) if there is None else store.swap(there, record))
+        typer.echo(f"{holder} holds the lease of {scope}, epoch {made.record.epoch}")
+
+    _do(scope, settings, work)
+
+
+@lease.command()
+def handover(
+    scope: ScopeArgument,
+    to: Annotated[str, typer.Option("--to", help="The data center that held it before the takeover.")],
+    settings: SettingsOption = None,
+) -> None:
+    """Give back a lease that was taken over and never opened (phase ACQUIRED). Anything else is a switchover."""
+
+    async def work(store: EtcdLeaseStore, wishes: EtcdIntentStore, about: ScopeSettings) -> None:
+        stored = await store.read(scope)
+        if stored is None:
+            raise MisconfiguredError(f"scope {scope} has no lease record: `dcdr lease bootstrap` creates it")
+        if to not in about.members or to == stored.record.holder:
+            raise MisconfiguredError(f"--to {to}: give the member of {scope} that does not hold the lease")
+        record = stored.record
+        operation = Operation(
+            scope=scope, id=f"hand-back-{uuid4().hex[:8]}", epoch=record.epoch, turn=record.turn,
+            source=record.holder, target=to,
+        )  # fmt: skip
+        wish = Intent(operation=operation, ask=Ask.HAND_BACK, requested_by="dcdr lease handover")
+        intents.obey(record, wish)  # refused here, before anything is written
+        await wishes.write(scope, await wishes.read(scope), wish)
+        async with asyncio.timeout(OBEY_SECONDS):
+            while True:
+                after = await store.read(scope)
+                if after is not None and intents.obey(after.record, wish) == after.record:
+                    break
+                await asyncio.sleep(LOOK_SECONDS)
+        typer.echo(f"{to} holds the lease of {scope} again, epoch {after.record.epoch}")
+
+    _do(scope, settings, work)
+
+
+Work = Callable[[EtcdLeaseStore, EtcdIntentStore, ScopeSettings], Awaitable[None]]
+
+
+def _do(scope: str, settings: Path | None, work: Work) -> NoReturn:
+    async def with_store() -> None:
+        found = Settings.load(settings_path(settings)).scopes
+        if scope not in found:
+            raise MisconfiguredError(f"no scope {scope}; known: {', '.join(sorted(found))}")
+        about = found[scope].store
+        client = EtcdClient(about.endpoints, timeout=about.request_timeout)
+        try:
+            await work(EtcdLeaseStore(client, about.prefix), EtcdIntentStore(client, about.prefix), found[scope])
+        finally:
+            await client.close()
+
+    code = 0
+    try:
+        asyncio.run(with_store())
+    except MisconfiguredError as error:
+        code = _said(error, USAGE)
+    except TimeoutError:
+        code = _said(f"no agent obeyed within {OBEY_SECONDS:.0f} s: is the holder's agent running?", UNREACHABLE)
+    except UnreachableError as error:
+        code = _said(error, UNREACHABLE)
+    except PermanentError as error:
+        code = _said(error, REFUSED)
+    except DcdrError as error:
+        code = _said(error, FAILED)
+    raise typer.Exit(code)
+
+
+def _said(what: object, code: int) -> int:
+    typer.echo(f"error: {what}", err=True)
+    return code
+
+
+def _told(scope: str, stored: StoredLease | None, wish: Intent | None) -> str:
+    if stored is None:
+        return f"{scope}: no lease record; `dcdr lease bootstrap {scope} --holder DC --epoch-floor N` creates it"
+    record = stored.record
+    lines = [
+        f"{scope}: {record.holder} holds the lease, epoch {record.epoch}, phase {record.phase.value}",
+        f"  signs of life {record.seq}, operations ended {record.turn}, the mirror may "
+        f"{'write to the other side' if record.mirrored else 'not write'}",
+    ]
+    if record.op_id:
+        until = f", deadline {record.deadline:%H:%M:%S} UTC" if record.deadline else ""
+        lines.append(f"  unfinished: {record.op_id}, {record.op_source} to {record.op_target}{until}")
+    if wish is not None:
+        lines.append(f"  last intent: {wish.ask.value}, operation {wish.operation.id}")
+    return "\n".join(lines)
