@@ -22,6 +22,8 @@ LOAD_READY_S = 60.0
 """The load's first acknowledgements: producers, consumers and their groups on a busy machine."""
 LOAD_STOP_S = 60.0
 ROUNDS = ("dc-b", "dc-a", "dc-b", "dc-a")
+GROUPS = ("load-live:live", "load-lag:lag")
+"""Not a parked one: it reads at the beginning and at the end, and both are on the same side here."""
 
 
 def dcdr(*arguments: str) -> list[str]:
@@ -49,7 +51,8 @@ class LiveLoad:
     """`dcdr lab load` in the background, its progress in a file beside the run."""
 
     def __init__(self, lab: str, environment: Mapping[str, str], out: Path, rate: int) -> None:
-        arguments = ("lab", "load", "--lab", lab, "--rate", str(rate), "--out", str(out), "-o", "json")
+        groups = [text for group in GROUPS for text in ("--group", group)]
+        arguments = ("lab", "load", "--lab", lab, "--rate", str(rate), *groups, "--out", str(out), "-o", "json")
         say(f"\n$ dcdr {' '.join(arguments)} &")
         out.parent.mkdir(parents=True, exist_ok=True)
         self.out = out
