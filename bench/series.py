@@ -21,7 +21,8 @@ from lab.check import Demands
 from lab.check.estate import check_lab
 from lab.check.report import WORDS
 from lab.load import ClientManners, Load, Outage, outages, read_acks
-from lab.load.estate import Estate
+from lab.load.config import GroupRole
+from lab.load.estate import GROUPS, Estate
 from lab.load.outage import Ack
 from lab.reset import reset
 
@@ -80,7 +81,11 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     started = datetime.now(UTC)
     manners = ClientManners.NAIVE if contestant is Contestant.NAIVE else ClientManners.GOOD
     out = lab.home.path / "load" / f"bench-{contestant}-{started:%H%M%S}"
-    config = Estate.open(lab.name).load_config(rate=wanted.rate, size=wanted.size, client=manners, out=out)
+    # Without a parked group: after an even number of switchovers it ends where it began, and shows nothing.
+    groups = {name: role for name, role in GROUPS.items() if role is not GroupRole.PARKED}
+    config = Estate.open(lab.name).load_config(
+        rate=wanted.rate, size=wanted.size, client=manners, groups=groups, out=out
+    )
     load = Load(config)
     async with open_switcher(contestant, lab, folder) as switcher:
         try:
