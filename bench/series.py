@@ -21,8 +21,7 @@ from lab.check import Demands
 from lab.check.estate import check_lab
 from lab.check.report import WORDS
 from lab.load import ClientManners, Load, Outage, outages, read_acks
-from lab.load.config import GroupRole
-from lab.load.estate import GROUPS, Estate
+from lab.load.estate import STAYING, Estate
 from lab.load.outage import Ack
 from lab.reset import reset
 
@@ -81,10 +80,8 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     started = datetime.now(UTC)
     manners = ClientManners.NAIVE if contestant is Contestant.NAIVE else ClientManners.GOOD
     out = lab.home.path / "load" / f"bench-{contestant}-{started:%H%M%S}"
-    # Without a parked group: after an even number of switchovers it ends where it began, and shows nothing.
-    groups = {name: role for name, role in GROUPS.items() if role is not GroupRole.PARKED}
     config = Estate.open(lab.name).load_config(
-        rate=wanted.rate, size=wanted.size, client=manners, groups=groups, out=out
+        rate=wanted.rate, size=wanted.size, client=manners, groups=STAYING, out=out
     )
     load = Load(config)
     async with open_switcher(contestant, lab, folder) as switcher:

@@ -17,13 +17,12 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.estate import Lab
+from lab.load.estate import STAYING
 
 LOAD_READY_S = 60.0
 """The load's first acknowledgements: producers, consumers and their groups on a busy machine."""
 LOAD_STOP_S = 60.0
 ROUNDS = ("dc-b", "dc-a", "dc-b", "dc-a")
-GROUPS = ("load-live:live", "load-lag:lag")
-"""Not a parked one: it reads at the beginning and at the end, and both are on the same side here."""
 
 
 def dcdr(*arguments: str) -> list[str]:
@@ -51,7 +50,7 @@ class LiveLoad:
     """`dcdr lab load` in the background, its progress in a file beside the run."""
 
     def __init__(self, lab: str, environment: Mapping[str, str], out: Path, rate: int) -> None:
-        groups = [text for group in GROUPS for text in ("--group", group)]
+        groups = [text for name, role in STAYING.items() for text in ("--group", f"{name}:{role}")]
         arguments = ("lab", "load", "--lab", lab, "--rate", str(rate), *groups, "--out", str(out), "-o", "json")
         say(f"\n$ dcdr {' '.join(arguments)} &")
         out.parent.mkdir(parents=True, exist_ok=True)
