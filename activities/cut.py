@@ -111,7 +111,7 @@ class CutActivities(Steps):
                     await ids
             finally:
                 ids.cancel()
-            note = f"proven after {looks} looks"
+            note = f"proven at look {looks}"
             if behind:
                 note += f"; {len(behind)} partitions lost records to retention before they were copied"
             counts = {"partitions": len(cut.rows), "looks": looks, "lost_to_retention": len(behind)}

@@ -27,7 +27,7 @@ class FenceActivities(Steps):
             fence = scope.member(dc).fence
             await fence.close_users()
             brokers = await until_gates(fence.users_gates, Gate.CLOSED, f"users of {dc}", CONFIRM_SECONDS)
-            return StepResult(**watch.so_far(), note=f"refused by {brokers} brokers", counts={"brokers": brokers})
+            return StepResult(**watch.so_far(), note=f"refused by every broker, {brokers}", counts={"brokers": brokers})
 
     @activity.defn(name="fence.open")
     async def open(self, step: StepInput) -> StepResult:
@@ -48,7 +48,9 @@ class FenceActivities(Steps):
             fence = scope.member(dc).fence
             await fence.open_users()
             brokers = await until_gates(fence.users_gates, Gate.OPEN, f"users of {dc}", CONFIRM_SECONDS)
-            return StepResult(**watch.so_far(), note=f"accepted by {brokers} brokers", counts={"brokers": brokers})
+            return StepResult(
+                **watch.so_far(), note=f"accepted by every broker, {brokers}", counts={"brokers": brokers}
+            )
 
     @activity.defn(name="groups.freeze")
     async def freeze(self, step: StepInput) -> StepResult:
@@ -64,7 +66,7 @@ class FenceActivities(Steps):
             await fence.freeze_groups()
             brokers = await until_gates(fence.group_gates, Gate.CLOSED, f"groups of {dc}", CONFIRM_SECONDS)
             return StepResult(
-                **watch.so_far(), note=f"commits refused by {brokers} brokers", counts={"brokers": brokers}
+                **watch.so_far(), note=f"commits refused by every broker, {brokers}", counts={"brokers": brokers}
             )
 
     @activity.defn(name="groups.open")
@@ -86,4 +88,6 @@ class FenceActivities(Steps):
             fence = scope.member(dc).fence
             await fence.thaw_groups()
             brokers = await until_gates(fence.group_gates, Gate.OPEN, f"groups of {dc}", CONFIRM_SECONDS)
-            return StepResult(**watch.so_far(), note=f"commits taken by {brokers} brokers", counts={"brokers": brokers})
+            return StepResult(
+                **watch.so_far(), note=f"commits taken by every broker, {brokers}", counts={"brokers": brokers}
+            )

@@ -121,7 +121,7 @@ class MirrorActivities(Steps):
             ledger = await self._book.read(scope, step.operation, step.entry)
             connector = await connector_of(source, mirror.source_connector)
             stored = await source.connect.offsets(connector.name)
-            if not connector.stopped and connector.state != "STOPPED":
+            if connector.state is not ConnectorState.STOPPED:
                 _check_reached(drain.seed(ledger, ()), stored, connector.name)
                 return StepResult(**watch.so_far(), note="runs already, from the seeded offsets or later")
             await _until(source, (connector.name,), lambda c: c.stopped, "STOPPED without tasks")

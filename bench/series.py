@@ -21,7 +21,7 @@ from lab.check import Demands
 from lab.check.estate import check_lab
 from lab.check.report import WORDS
 from lab.load import ClientManners, Load, Outage, outages, read_acks
-from lab.load.estate import Estate
+from lab.load.estate import STAYING, Estate
 from lab.load.outage import Ack
 from lab.reset import reset
 
@@ -80,7 +80,9 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     started = datetime.now(UTC)
     manners = ClientManners.NAIVE if contestant is Contestant.NAIVE else ClientManners.GOOD
     out = lab.home.path / "load" / f"bench-{contestant}-{started:%H%M%S}"
-    config = Estate.open(lab.name).load_config(rate=wanted.rate, size=wanted.size, client=manners, out=out)
+    config = Estate.open(lab.name).load_config(
+        rate=wanted.rate, size=wanted.size, client=manners, groups=STAYING, out=out
+    )
     load = Load(config)
     async with open_switcher(contestant, lab, folder) as switcher:
         try:

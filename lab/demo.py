@@ -17,6 +17,7 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.estate import Lab
+from lab.load.estate import STAYING
 
 LOAD_READY_S = 60.0
 """The load's first acknowledgements: producers, consumers and their groups on a busy machine."""
@@ -49,7 +50,8 @@ class LiveLoad:
     """`dcdr lab load` in the background, its progress in a file beside the run."""
 
     def __init__(self, lab: str, environment: Mapping[str, str], out: Path, rate: int) -> None:
-        arguments = ("lab", "load", "--lab", lab, "--rate", str(rate), "--out", str(out), "-o", "json")
+        groups = [text for name, role in STAYING.items() for text in ("--group", f"{name}:{role}")]
+        arguments = ("lab", "load", "--lab", lab, "--rate", str(rate), *groups, "--out", str(out), "-o", "json")
         say(f"\n$ dcdr {' '.join(arguments)} &")
         out.parent.mkdir(parents=True, exist_ok=True)
         self.out = out

@@ -27,6 +27,12 @@ DYNAMIC = {
     "history.timerProcessorMaxPollRPS": "1000",
     "history.defaultWorkflowTaskTimeout": '"3s"',
 }
+PRAGMAS = {
+    # A step is three writes, and the rollback journal forces each to the disk several times: a switchover's outage was
+    # 470 ms with it and is 300 ms without. What the server wrote survives its SIGKILL; the machine's loss is the lab's.
+    "journal_mode": "WAL",
+    "synchronous": "OFF",
+}
 COMMAND_LIMIT_S = 20.0
 
 
@@ -40,6 +46,8 @@ def command(plan: Plan, home: Home, binary: Path) -> list[str]:
     ]  # fmt: skip
     for name, kind in SEARCH_ATTRIBUTES.items():
         argv += ["--search-attribute", f"{name}={kind}"]
+    for key, value in PRAGMAS.items():
+        argv += ["--sqlite-pragma", f"{key}={value}"]
     for key, value in DYNAMIC.items():
         argv += ["--dynamic-config-value", f"{key}={value}"]
     return argv

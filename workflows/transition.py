@@ -193,10 +193,10 @@ class Transition:
 
     def _details(self) -> None:
         rows = [
-            f"| {n} | {row.title} | {MARKS[row.state]} | {_ms(row.duration)} | {row.note} |"
+            _row(str(n), row.title, MARKS[row.state], _ms(row.duration), row.note)
             for n, row in enumerate(self._table.values(), 1)
         ]
-        head = ["| | step | state | ms | |", "|---|---|---|---|---|"]
+        head = [_row("", "step", "state", "ms", ""), "|---|---|---|--:|---|"]
         workflow.set_current_details("\n".join([self._headline, "", *head, *rows]))
 
     def _phase(self, phase: str, headline: str) -> None:
@@ -367,6 +367,11 @@ def reason(error: BaseException) -> str:
     while getattr(inner, "cause", None) is not None:
         inner = inner.cause  # type: ignore[attr-defined]
     return getattr(inner, "message", None) or str(inner) or type(inner).__name__
+
+
+def _row(*cells: str) -> str:
+    """A row of a Markdown table. The UI sets no space between columns, so the cells bring their own."""
+    return "|" + "|".join(f"\u00a0{cell}\u00a0" for cell in cells) + "|"
 
 
 def _ms(duration: timedelta | None) -> str:

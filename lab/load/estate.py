@@ -16,6 +16,8 @@ TOPICS = {
     "payments": Kind.TRANSACTIONAL,
 }
 GROUPS = {"load-live": GroupRole.LIVE, "load-lag": GroupRole.LAG, "load-parked": GroupRole.PARKED}
+STAYING = {name: role for name, role in GROUPS.items() if role is not GroupRole.PARKED}
+"""Without the parked group: that one shows something only if a load ends on the other side than it began on."""
 
 
 @dataclass(frozen=True)

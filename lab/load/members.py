@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, cast
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -15,6 +14,7 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 from lab.load.clients import as_error, code_name, consumer_settings
 from lab.load.config import GroupRole, LoadConfig
 from lab.load.journal import Writer
+from lab.load.lookout import Lookout
 from lab.load.records import Header, attempt_of
 from lab.load.tally import Tally
 
@@ -57,17 +57,18 @@ class Member(threading.Thread):
         number: int,
         settings: Mapping[str, Any],
         tally: Tally,
-        folder: Path,
+        lookout: Lookout,
     ) -> None:
         name = f"{group}-{number}"
         super().__init__(name=f"member-{name}", daemon=True)
+        self._lookout = lookout
         self._role = config.groups[group]
         self._group, self._topics = group, sorted(config.topics)
         self._settings = consumer_settings(settings, group)
         self._per_second = config.rate * config.lag_share if self._role is GroupRole.LAG else 0.0
         if self._per_second:
             self._settings |= {"queued.min.messages": 100, "fetch.message.max.bytes": 65_536}
-        self._journal = Writer(folder / f"member-{name}.tsv", {"run": config.run, "group": group, "member": name})
+        self._journal = Writer(config.out / f"member-{name}.tsv", {"run": config.run, "group": group, "member": name})
         self._tally = tally
         self._clients = count(1)
         self._client = 0
@@ -116,17 +117,15 @@ class Member(threading.Thread):
                 self._leave(consumer)
 
     def _join(self) -> Consumer | None:
+        if time.monotonic_ns() < self._try_ns and self._lookout.leads_to(self._refused_by):
+            time.sleep(LOOK_AGAIN_S)
+            return None
         self._client = next(self._clients)
         created = time.monotonic_ns()
         errors: list[KafkaError] = []
         consumer = Consumer({**self._settings, "error_cb": errors.append})
         try:
-            cluster = str(consumer.list_topics(self._topics[0], timeout=2.0).cluster_id)
-            if cluster == self._refused_by and time.monotonic_ns() < self._try_ns:
-                consumer.close()
-                time.sleep(LOOK_AGAIN_S)
-                return None
-            self._refused_by = cluster
+            cluster = self._refused_by = str(consumer.list_topics(self._topics[0], timeout=2.0).cluster_id)
             self._placed_ns = 0
             self._journal.line("I", self._client, cluster, time.monotonic_ns(), time.monotonic_ns() - created)
             consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked)

@@ -20,6 +20,7 @@ from lab.load import outage
 from lab.load.clients import as_error, common, topic_ids
 from lab.load.config import GroupRole, Kind, LoadConfig
 from lab.load.journal import RunInfo, RunLock, write_json
+from lab.load.lookout import Lookout
 from lab.load.members import Member
 from lab.load.sender import Sender, Source
 from lab.load.tally import Tally
@@ -58,8 +59,9 @@ def run(config: LoadConfig, quiet: bool = False) -> dict[str, Any]:
     sys.setswitchinterval(0.001)  # acknowledgements are timed by whichever thread gets the interpreter
     started = time.monotonic()
     tally = Tally()
-    senders = _senders(config, settings, tally)
-    members = _members(config, settings, tally)
+    lookout = Lookout(settings, min(config.topics))
+    senders = _senders(config, settings, tally, lookout)
+    members = _members(config, settings, tally, lookout)
     RunInfo(
         run=config.run,
         started_unix_ms=time.time_ns() // 1_000_000,
@@ -104,7 +106,9 @@ def _reach(config: LoadConfig, settings: dict[str, Any]) -> tuple[str, dict[str,
     return cluster, ids
 
 
-def _senders(config: LoadConfig, settings: dict[str, Any], tally: Tally) -> dict[str, Sender | TransactionalSender]:
+def _senders(
+    config: LoadConfig, settings: dict[str, Any], tally: Tally, lookout: Lookout
+) -> dict[str, Sender | TransactionalSender]:
     def sources(prefix: str, kinds: set[Kind], share: int) -> dict[str, Source]:
         topics = {name: kind for name, kind in config.topics.items() if kind in kinds}
         return {
@@ -124,21 +128,21 @@ def _senders(config: LoadConfig, settings: dict[str, Any], tally: Tally) -> dict
     if config.plain:
         for number in range(config.producers):
             name = f"p{number}"
-            found[name] = Sender(config, name, settings, sources(name, plain, config.producers), tally, config.out)
+            found[name] = Sender(config, name, settings, sources(name, plain, config.producers), tally, lookout)
         for name, bootstrap in config.pinned.items():
             own = {**settings, "bootstrap.servers": bootstrap}
             # A pinned producer is a witness, not a load: a twentieth of the rate.
             given = sources(name, plain, 20)
-            found[name] = Sender(config, name, own, given, tally, config.out, pinned=True)
+            found[name] = Sender(config, name, own, given, tally, lookout, pinned=True)
     if config.transactional:
         given = sources("t0", {Kind.TRANSACTIONAL}, 1)
-        found["t0"] = TransactionalSender(config, "t0", settings, given, tally, config.out)
+        found["t0"] = TransactionalSender(config, "t0", settings, given, tally, lookout)
     return found
 
 
-def _members(config: LoadConfig, settings: dict[str, Any], tally: Tally) -> list[Member]:
+def _members(config: LoadConfig, settings: dict[str, Any], tally: Tally, lookout: Lookout) -> list[Member]:
     return [
-        Member(config, group, number, settings, tally, config.out)
+        Member(config, group, number, settings, tally, lookout)
         for group, role in config.groups.items()
         for number in range(2 if role is GroupRole.LIVE else 1)
     ]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -18,14 +17,13 @@ from lab.load import records
 from lab.load.clients import ProducerClient, as_error, code_name, fate, producer_settings
 from lab.load.config import ClientManners, Kind, LoadConfig
 from lab.load.journal import Writer
+from lab.load.lookout import LOOK_AGAIN_NS, Lookout
 from lab.load.tally import Tally
 
 TICK_S = 0.005
-LOOK_AGAIN_NS = 20_000_000
-"""A good client that finds the endpoint still leading to the cluster that refused it looks again after 20 ms: each look
-is a new connection, and clients that look all the time would be felt by the machines that are to switch over."""
 TRY_AGAIN_NS = 50_000_000
-"""... and after 50 ms it tries its record there all the same: the fence may have been opened again."""
+"""A good client that was refused looks until the endpoint leads elsewhere; after 50 ms it tries its record there all
+the same: the fence may have been opened again."""
 TRY_AT_MOST_NS = 500_000_000
 """Each refusal in a row doubles that wait, up to half a second."""
 UNREACHABLE_NS = 100_000_000
@@ -143,15 +141,16 @@ class Sender(threading.Thread):
         settings: Mapping[str, Any],
         sources: Mapping[str, Source],
         tally: Tally,
-        folder: Path,
+        lookout: Lookout,
         pinned: bool = False,
     ) -> None:
         super().__init__(name=f"sender-{name}", daemon=True)
+        self._lookout = lookout
         self._naive = config.client is ClientManners.NAIVE and not pinned
         self._pinned = pinned
         self._settings = producer_settings(settings, ClientManners.NAIVE if self._naive else ClientManners.GOOD)
         header = {"run": config.run, "producer": name, "role": "pinned" if pinned else "follow"}
-        self._journal = Writer(folder / f"producer-{name}.tsv", header)
+        self._journal = Writer(config.out / f"producer-{name}.tsv", header)
         self._attempts = Attempts(config.run, name, config.size, self._journal)
         self._sources = sources
         self._tally = tally
@@ -266,17 +265,16 @@ class Sender(threading.Thread):
         now = time.monotonic_ns()
         if now < self._look_ns:
             return
+        if not self._naive and now < self._try_ns and self._lookout.leads_to(self._refused_by):
+            self._look_ns = now + LOOK_AGAIN_NS
+            return
         client = ProducerClient(next(self._clients), self._settings)
         self._on_probation = True
         if self._naive:
             self._client = client
             return
         try:
-            cluster = client.look(self._topic)
-            if cluster == self._refused_by and time.monotonic_ns() < self._try_ns:
-                self._look_ns = time.monotonic_ns() + LOOK_AGAIN_NS
-                client.discard()
-                return
+            client.look(self._topic)
             client.look(self._topic)
         except KafkaException as error:
             self._journal.line("T", client.number, code_name(as_error(error)), time.monotonic_ns())

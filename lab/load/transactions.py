@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -15,7 +14,8 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from lab.load.clients import ProducerClient, as_error, code_name, fate, producer_settings
 from lab.load.config import ClientManners, LoadConfig
 from lab.load.journal import Writer
-from lab.load.sender import LOOK_AGAIN_NS, TRY_AGAIN_NS, TRY_AT_MOST_NS, UNREACHABLE_NS, Attempts, Record, Source
+from lab.load.lookout import LOOK_AGAIN_NS, Lookout
+from lab.load.sender import TRY_AGAIN_NS, TRY_AT_MOST_NS, UNREACHABLE_NS, Attempts, Record, Source
 from lab.load.tally import Tally
 
 CALL_S = 5.0
@@ -42,9 +42,10 @@ class TransactionalSender(threading.Thread):
         settings: Mapping[str, Any],
         sources: Mapping[str, Source],
         tally: Tally,
-        folder: Path,
+        lookout: Lookout,
     ) -> None:
         super().__init__(name=f"sender-{name}", daemon=True)
+        self._lookout = lookout
         self._naive = config.client is ClientManners.NAIVE
         self._settings = {
             **producer_settings(settings, config.client),
@@ -54,7 +55,7 @@ class TransactionalSender(threading.Thread):
         if "delivery.timeout.ms" in self._settings:
             self._settings["delivery.timeout.ms"] = min(self._settings["delivery.timeout.ms"], TRANSACTION_TIMEOUT_MS)
         header = {"run": config.run, "producer": name, "role": "follow"}
-        self._journal = Writer(folder / f"producer-{name}.tsv", header)
+        self._journal = Writer(config.out / f"producer-{name}.tsv", header)
         self._attempts = Attempts(config.run, name, config.size, self._journal)
         self._sources = list(sources.values())
         self._records, self._abort_every = config.transaction_records, config.abort_every
@@ -192,13 +193,12 @@ class TransactionalSender(threading.Thread):
 
     def _find_client(self) -> ProducerClient | None:
         """A client that may begin transactions, or None after a short wait."""
+        if not self._naive and time.monotonic_ns() < self._try_ns and self._lookout.leads_to(self._refused_by):
+            time.sleep(LOOK_AGAIN_NS / 1e9)
+            return None
         client = ProducerClient(next(self._clients), self._settings)
         try:
-            cluster = client.look(self._sources[0].topic)
-            if not self._naive and cluster == self._refused_by and time.monotonic_ns() < self._try_ns:
-                client.discard()
-                time.sleep(LOOK_AGAIN_NS / 1e9)
-                return None
+            client.look(self._sources[0].topic)
             client.look(self._sources[0].topic)
             client.producer.init_transactions(CALL_S)
         except KafkaException as error:

@@ -32,8 +32,8 @@ from lab.check.estate import check_lab
 from lab.check.model import Demands
 from lab.check.report import as_table
 from lab.check.run import Checked
-from lab.load import GroupRole, Load, LoadConfig
-from lab.load.estate import GROUPS, Estate
+from lab.load import Load, LoadConfig
+from lab.load.estate import GROUPS, STAYING, Estate
 from lab.record import Home
 from lab.reset import reset
 from lab.up import up
@@ -313,7 +313,7 @@ class Stage:
     def config(self, parked: bool = False, **changes: Any) -> LoadConfig:
         """The usual load, slowly. `parked`: a group too that leaves at the start and comes back at the end, which
         shows something only if the load ends on the other side."""
-        groups = {name: role for name, role in GROUPS.items() if parked or role is not GroupRole.PARKED}
+        groups = GROUPS if parked else STAYING
         return Estate.open(self.lab.name).load_config(**{"rate": RATE, "groups": groups, **changes})
 
     @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import socket
 import sys
@@ -28,6 +29,7 @@ from workflows.switchover import SwitchoverWorkflow
 from workflows.temporal import CONVERTER
 
 ROOT = Path(__file__).parents[2]
+PORTS = 10_000, 19_999
 START_SECONDS, RUN_SECONDS = 60.0, 90.0
 """A worker process imports for 2 s on a quiet core; a run that lost a worker twice takes about 15 s."""
 
@@ -47,35 +49,59 @@ async def server(folder: Path) -> AsyncIterator[Client]:
 
     Started by hand: the SDK's own way allows 5 s for the start, which a busy machine does not keep.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [f"--search-attribute={name}=Keyword" for name in ("DrScope", "DrPhase", "DrActiveDC")]
-    options += [
-        f"--dynamic-config-value=history.{name}MaxPollRPS=1000" for name in ("transferProcessor", "timerProcessor")
-    ]
-    log = folder / "temporal.log"
-    with log.open("wb") as sink:
-        process = await asyncio.create_subprocess_exec(
-            *(temporal_cli(), "server", "start-dev", "--ip=127.0.0.1", f"--port={port}", "--headless"),
-            *("--log-level=error", *options),
-            stdout=sink,
-            stderr=sink,
-        )
+    async with asyncio.timeout(START_SECONDS):
+        process, client = await _started(folder / "temporal.log")
     try:
-        async with asyncio.timeout(START_SECONDS):
-            while True:
-                try:
-                    client = await Client.connect(f"127.0.0.1:{port}", data_converter=CONVERTER, identity="tests")
-                    await client.count_workflows('DrScope = "none"')
-                    break
-                except (RuntimeError, RPCError):  # not listening, or the namespace is not there yet
-                    assert process.returncode is None, log.read_text()
-                    await asyncio.sleep(0.1)
         yield client
     finally:
         process.terminate()
         await process.wait()
+
+
+async def _started(log: Path) -> tuple[asyncio.subprocess.Process, Client]:
+    """A server that serves. One that ends at once (somebody took a port meanwhile) is started on another port."""
+    options = [f"--search-attribute={name}=Keyword" for name in ("DrScope", "DrPhase", "DrActiveDC")]
+    options += [
+        f"--dynamic-config-value=history.{name}MaxPollRPS=1000" for name in ("transferProcessor", "timerProcessor")
+    ]
+    process: asyncio.subprocess.Process | None = None
+    try:
+        while True:
+            if process is None or process.returncode is not None:
+                port = _free_port()
+                with log.open("wb") as sink:
+                    process = await asyncio.create_subprocess_exec(
+                        *(temporal_cli(), "server", "start-dev", "--ip=127.0.0.1", f"--port={port}", "--headless"),
+                        *("--log-level=error", *options),
+                        stdout=sink,
+                        stderr=sink,
+                    )
+            try:
+                client = await Client.connect(f"127.0.0.1:{port}", data_converter=CONVERTER, identity="tests")
+                await client.count_workflows('DrScope = "none"')
+            except (RuntimeError, RPCError):  # not listening, or the namespace is not there yet
+                await asyncio.sleep(0.1)
+            else:
+                return process, client
+    except BaseException as error:
+        error.add_note(_end_of(log))
+        if process is not None and process.returncode is None:
+            process.terminate()
+            await process.wait()
+        raise
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-2000:]
+
+
+def _free_port() -> int:
+    """Below those that the kernel gives away: several servers start at once, and each asks it for more ports."""
+    while True:
+        port = random.randint(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
