@@ -90,8 +90,8 @@ async def serve(job: Job) -> None:
         running = [
             tasks.create_task(work)
             for work in (
-                _hint(lambda: store.watch(job.scope), keeper),
-                _hint(lambda: wishes.watch(job.scope), keeper),
+                _hint(lambda: store.watch(job.scope), keeper.changed),
+                _hint(lambda: wishes.watch(job.scope), lambda _: keeper.wished()),
                 _run(job, keeper, health),
             )
         ]
@@ -135,12 +135,12 @@ async def _look(health: KafkaHealth, status: StatusServer, timing: LeaseTiming) 
         await asyncio.sleep(max(0.0, began + timing.hysteresis / LOOKS_PER_HYSTERESIS - time.monotonic()))
 
 
-async def _hint(watch: Callable[[], AsyncIterator[Any]], keeper: Keeper) -> None:
+async def _hint(watch: Callable[[], AsyncIterator[Any]], tell: Callable[[Any], None]) -> None:
     """Let news hurry the next beat; a watch that breaks is begun anew, and nobody depends on it."""
     while True:
         try:
-            async for _ in watch():
-                keeper.hurry()
+            async for seen in watch():
+                tell(seen)
         except DcdrError as error:
             log.warning("watch: %s", error)
         await asyncio.sleep(AGAIN_SECONDS)

@@ -88,9 +88,19 @@ class Keeper:
         """A broker of this data center remembers `epoch`: no takeover goes below it."""
         self._heard = max(self._heard, epoch)
 
-    def hurry(self) -> None:
-        """Something may have changed: do not wait for the next beat's time."""
+    def wished(self) -> None:
+        """Somebody wrote an intent: do not wait for the next beat's time."""
         self._wake.set()
+
+    def changed(self, stored: StoredLease | None) -> None:
+        """A watch showed `stored`: if that is news, do not wait either."""
+        if self.is_news(stored):
+            self._wake.set()
+
+    def is_news(self, stored: StoredLease | None) -> bool:
+        """One more sign of life is none: the holder hears its own, and would renew once more for each."""
+        known = self._known.record
+        return stored is None or known is None or tenure.renewal(known, stored.record.seq) != stored.record
 
     async def keep(self, fit: Callable[[], bool]) -> None:
         """Beat for ever: every renew period, and at once when there is news. `fit`: may this data center be active?"""

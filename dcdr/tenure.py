@@ -79,9 +79,9 @@ def may_take_over(tenure: Tenure, now: float, timing: LeaseTiming) -> bool:
     return record is not None and not tenure.holds and now - tenure.since >= timing.wait
 
 
-def renewal(record: LeaseRecord) -> LeaseRecord:
-    """The next sign of life of the holder."""
-    return record.model_copy(update={"seq": record.seq + 1})
+def renewal(record: LeaseRecord, seq: int | None = None) -> LeaseRecord:
+    """The holder's next sign of life, or the one of number `seq`."""
+    return record.model_copy(update={"seq": record.seq + 1 if seq is None else seq})
 
 
 def takeover(record: LeaseRecord, dc: str, floor: int) -> LeaseRecord:

@@ -216,6 +216,19 @@ async def test_whoever_waits_in_vain_is_told_how_long_the_marker_still_holds(pai
     assert (told.role, told.valid_s) == (Role.ACTIVE, 5.0)
 
 
+async def test_a_sign_of_life_is_no_news_and_any_other_change_is(pair: Pair) -> None:
+    await pair.beat()
+    await pair.beat()
+    stored = await pair.store.read("lab")
+    assert stored is not None
+    assert not pair.a.is_news(stored), "the holder's own renewal"
+    assert not pair.b.is_news(stored), "it looks every period anyway"
+    assert pair.a.is_news(None)
+    moved = stored.model_copy(update={"record": stored.record.model_copy(update={"phase": Phase.DRAINING})})
+    assert pair.a.is_news(moved)
+    assert pair.b.is_news(moved)
+
+
 async def test_two_agents_of_one_side_never_disagree_about_who_holds_the_lease(pair: Pair) -> None:
     twin = pair.keeper("dc-a")
     await pair.beat(pair.a, twin)
