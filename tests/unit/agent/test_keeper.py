@@ -224,7 +224,7 @@ async def test_a_sign_of_life_is_no_news_and_any_other_change_is(pair: Pair) -> 
     assert not pair.a.is_news(stored), "the holder's own renewal"
     assert not pair.b.is_news(stored), "it looks every period anyway"
     assert pair.a.is_news(None)
-    moved = stored.model_copy(update={"record": stored.record.model_copy(update={"phase": Phase.DRAINING})})
+    moved = stored._replace(record=stored.record.model_copy(update={"phase": Phase.DRAINING}))
     assert pair.a.is_news(moved)
     assert pair.b.is_news(moved)
 
