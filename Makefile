@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # A changed lock (or project file) is another stamp, so the packages are installed anew; else `setup` does nothing.
 STAMP := .venv/.installed-$(shell cat requirements-dev.txt pyproject.toml | sha256sum | cut -c1-16)
-SERVERS := kube-apiserver etcd toxiproxy kafka kafka-archives
+SERVERS := kube-apiserver etcd toxiproxy kafka authorizer kafka-archives
 
 .PHONY: help
 help: ## list the targets

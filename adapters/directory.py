@@ -83,7 +83,7 @@ def build_directory(settings: Settings) -> SettingsDirectory:
         reserved = _reserved(scope.members.values())
         members = {}
         for dc, member in scope.members.items():
-            kafka = KafkaCluster(dc, member.kafka, member.connect)
+            kafka = KafkaCluster(dc, member.kafka, member.connect, scope.fence)
             connect = ConnectControl(dc, member.connect)
             directory._adapters |= {f"{name}: Kafka of {dc}": kafka, f"{name}: Connect of {dc}": connect}
             members[dc] = _member(dc, kafka, connect, member, reserved)

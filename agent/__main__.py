@@ -32,7 +32,7 @@ from agent.status import StatusServer
 from dcdr.bounds import LeaseTiming
 from dcdr.errors import DcdrError, MisconfiguredError, TransientError
 from dcdr.logs import configure
-from dcdr.settings import AgentSettings, Settings, TlsSettings, settings_path
+from dcdr.settings import AgentSettings, Fence, Settings, TlsSettings, settings_path
 
 log = logging.getLogger("dcdr.agent")
 
@@ -113,7 +113,7 @@ async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
             log.warning("%s: which cluster this is is not known yet: %s", job.dc, error)
             await asyncio.sleep(AGAIN_SECONDS)
     markers = MarkerServer(job.scope, job.dc, cluster, keeper, timing)
-    obeyed = job.settings.scopes[job.scope].fence != "acl"
+    obeyed = job.settings.scopes[job.scope].fence is not Fence.ACL
     status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=obeyed)
     context = None if agent.tls is None else _context(agent.tls)
     async with _listening(markers.application(), agent.listen, context), _listening(status.application(), agent.status):

@@ -256,6 +256,8 @@ class FenceRules(NamedTuple):
     super_users: frozenset[str] = frozenset()
     canary_granted: bool = True
     """Without our DENY rules the canary may write to its topic and commit in its group: so a refusal is the fence's."""
+    ungated: tuple[int, ...] = ()
+    """Brokers that do not run our authorizer, where the settings say that all do."""
 
 
 class OpenTransaction(NamedTuple):

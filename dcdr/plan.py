@@ -309,6 +309,15 @@ def _cluster(name: str, view: MemberView) -> list[Finding]:
                 "set authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer on every broker",
             ),
         ]
+    if view.rules.ungated:
+        found.append(
+            _block(
+                "fence",
+                f"brokers {', '.join(map(str, view.rules.ungated))} of {name} do not run our authorizer: nobody closes "
+                "them",
+                "install it as authorizer/README.md tells, one broker after another; or set the scope's fence: acl",
+            )
+        )
     if view.rules.default_deny is False:
         found.append(
             _block(
@@ -360,7 +369,8 @@ def _gates(source: str, old: MemberView, target: str, new: MemberView) -> list[F
             _block(
                 "fence",
                 f"users can write to the standby {target} ({wrong(new.user_gates, Gate.CLOSED) or 'no DENY rule'})",
-                f"add the DENY rules of docs/how-to/switchover.md on {target}, and look for records written there",
+                f"in ACL mode add the DENY rules of docs/how-to/switchover.md on {target}, else look at its agent; then "
+                "look for records written there",
                 Severity.RETRY,
             )
         )

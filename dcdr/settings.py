@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -180,6 +181,15 @@ class GroupSettings(_Section):
         return patterns
 
 
+class Fence(StrEnum):
+    """What keeps users out of a side that is not active."""
+
+    ACL = "acl"
+    """DENY rules: they stay as they are until somebody changes them."""
+    AUTHORIZER = "authorizer"
+    """Our authorizer in the brokers: closed by itself when the lease is not confirmed any more."""
+
+
 class ScopeSettings(_Section):
     """What fails over together: exactly two members, any number of arbiters."""
 
@@ -187,7 +197,7 @@ class ScopeSettings(_Section):
     arbiters: tuple[Name, ...] = ()
     store: EtcdSettings
     endpoint: KubernetesEndpointSettings
-    fence: Literal["acl"] = "acl"
+    fence: Fence = Fence.ACL
     lease: LeaseSettings = LeaseSettings()
     mirror: MirrorSettings = MirrorSettings()
     groups: GroupSettings = GroupSettings()
@@ -202,6 +212,12 @@ class ScopeSettings(_Section):
         both = set(self.members) & set(self.arbiters)
         if both:
             raise ValueError(f"{', '.join(sorted(both))} cannot be a member and an arbiter at once")
+        without = [name for name, member in self.members.items() if member.agent is None]
+        if self.fence is Fence.AUTHORIZER and without:
+            raise ValueError(
+                f"fence: authorizer needs an agent at each member, and {', '.join(without)} has none: nobody would "
+                "tell its brokers to open. Add members.*.agent, or set fence: acl"
+            )
         return self
 
 

@@ -14,6 +14,7 @@ from adapters.kafka.fence import KafkaProduceFence
 from adapters.kafka.groups import KafkaConsumerGroups
 from adapters.kafka.ledger import LANE as LEDGER_LANE
 from adapters.kafka.ledger import KafkaLedger
+from adapters.kafka.marker_fence import KafkaMarkerFence
 from adapters.kafka.logs import KafkaLogs
 from adapters.kafka.positions import LANE as POSITIONS_LANE
 from adapters.kafka.positions import KafkaMirrorPositions
@@ -21,7 +22,7 @@ from adapters.kafka.tail import WARM
 from adapters.kafka.transactions import KafkaTransactions
 from adapters.kafka.wire import ACT, LOOK, REQUEST_TIMEOUT, Wire, secret
 from dcdr.errors import DcdrError
-from dcdr.settings import ConnectSettings, Credentials, KafkaSettings
+from dcdr.settings import ConnectSettings, Credentials, Fence, KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,13 @@ class KafkaCluster:
     """
 
     def __init__(
-        self, dc: str, settings: KafkaSettings, connect: ConnectSettings, *, timeout: timedelta = REQUEST_TIMEOUT
+        self,
+        dc: str,
+        settings: KafkaSettings,
+        connect: ConnectSettings,
+        fence: Fence = Fence.ACL,
+        *,
+        timeout: timedelta = REQUEST_TIMEOUT,
     ) -> None:
         self._dc = dc
         self._settings = settings
@@ -52,7 +59,8 @@ class KafkaCluster:
             client_id="dcdr-canary",
             directory=self._wire,
         )
-        self.fence = KafkaProduceFence(self._wire, self._canary, settings.canary_topic)
+        kind = KafkaProduceFence if fence is Fence.ACL else KafkaMarkerFence
+        self.fence = kind(self._wire, self._canary, settings.canary_topic)
         self.logs = KafkaLogs(self._wire)
         self.transactions = KafkaTransactions(self._wire)
         self.groups = KafkaConsumerGroups(self._wire)

@@ -33,6 +33,7 @@ def main() -> int:
     where = {
         Part.KAFKA: toolchain.kafka_classpath,
         Part.KAFKA_ARCHIVES: toolchain.kafka_archives,
+        Part.AUTHORIZER: toolchain.authorizer,
         Part.ETCD: toolchain.etcd,
         Part.TOXIPROXY: toolchain.toxiproxy_server,
         Part.KUBE_APISERVER: toolchain.kube_apiserver,

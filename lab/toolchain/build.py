@@ -35,6 +35,7 @@ from pathlib import Path
 from lab.toolchain import archives
 
 RECIPES = Path(__file__).resolve().parent
+AUTHORIZER_SOURCES = RECIPES.parents[1] / "authorizer"
 SAY_EVERY_S = 10.0
 """Seconds between two lines of progress of one build."""
 BUILD_DEADLINE_S = 40 * 60.0
@@ -52,6 +53,7 @@ class Part(StrEnum):
 
     KAFKA = "kafka"
     KAFKA_ARCHIVES = "kafka-archives"
+    AUTHORIZER = "authorizer"
     ETCD = "etcd"
     TOXIPROXY = "toxiproxy"
     KUBE_APISERVER = "kube-apiserver"
@@ -79,6 +81,8 @@ GO_PROGRAMS: Mapping[Part, GoProgram] = {
     ),
 }
 MAVEN_GOALS = ("dependency:copy-dependencies", "-DincludeScope=runtime")
+AUTHORIZER_GOALS = ("package", "-Dmaven.test.skip=true")
+AUTHORIZER_JAR = "dcdr-authorizer.jar"
 GO_FLAGS = ("-trimpath", "-buildvcs=false", "-mod=readonly")
 
 
@@ -89,6 +93,7 @@ class Toolchain:
     java: Path
     kafka_jars: Path
     kafka_archives: Path
+    authorizer: Path
     etcd: Path
     toxiproxy_server: Path
     kube_apiserver: Path
@@ -96,8 +101,11 @@ class Toolchain:
 
     @property
     def kafka_classpath(self) -> str:
-        """Give the class path for `java -cp`: every jar of the folder, brokers, tools, Connect and MirrorMaker 2."""
-        return f"{self.kafka_jars}/*"
+        """Give the class path for `java -cp`: every jar of the folder, brokers, tools, Connect and MirrorMaker 2.
+
+        Our authorizer comes last, because a class archive fits any class path that begins with its own.
+        """
+        return f"{self.kafka_jars}/*:{self.authorizer}"
 
     def sharing(self, main: str) -> tuple[str, ...]:
         """Give the JVM options with which a main class of Kafka starts from its class archive.
@@ -135,7 +143,7 @@ def ensure(parts: Collection[Part | str] | None = None, progress: Progress | Non
     if Part.KAFKA in wanted:
         _need("java", "JDK 17 or later", toolchain.java)
     missing = [part for part in wanted if part is not Part.TEMPORAL and not target(part).exists()]
-    with_maven = [part for part in (Part.KAFKA, Part.KAFKA_ARCHIVES) if part in missing]
+    with_maven = [part for part in (Part.KAFKA, Part.AUTHORIZER, Part.KAFKA_ARCHIVES) if part in missing]
     with_go = [part for part in GO_PROGRAMS if part in missing]
     stop = threading.Event()
 
@@ -160,6 +168,7 @@ def locate() -> Toolchain:
         java=_java(),
         kafka_jars=target(Part.KAFKA) / "jars",
         kafka_archives=target(Part.KAFKA_ARCHIVES),
+        authorizer=target(Part.AUTHORIZER) / AUTHORIZER_JAR,
         etcd=target(Part.ETCD) / Part.ETCD,
         toxiproxy_server=target(Part.TOXIPROXY) / Part.TOXIPROXY,
         kube_apiserver=target(Part.KUBE_APISERVER) / Part.KUBE_APISERVER,
@@ -187,6 +196,8 @@ def _key(part: Part) -> str:
         # The JVM that wrote an archive is the only one that reads it; `release` tells its exact build.
         release = _java().resolve().parent.parent / "release"
         recipe = (str(target(Part.KAFKA)), release.read_text() if release.exists() else str(_java().resolve()))
+    elif part is Part.AUTHORIZER:
+        recipe = AUTHORIZER_GOALS
     else:
         recipe = MAVEN_GOALS
     digest.update(json.dumps(recipe).encode())
@@ -198,10 +209,15 @@ def _key(part: Part) -> str:
 def _recipe_files(part: Part) -> list[Path]:
     if part is Part.KAFKA_ARCHIVES:
         return [Path(archives.__file__)]
+    if part is Part.AUTHORIZER:
+        sources = AUTHORIZER_SOURCES / "src" / "main"
+        return [AUTHORIZER_SOURCES / "pom.xml", *sorted(path for path in sources.rglob("*") if path.is_file())]
     return sorted(path for path in _recipe_folder(part).iterdir() if path.is_file())
 
 
 def _recipe_folder(part: Part) -> Path:
+    if part is Part.AUTHORIZER:
+        return AUTHORIZER_SOURCES
     return RECIPES / "go" / part if part in GO_PROGRAMS else RECIPES / part
 
 
@@ -271,6 +287,8 @@ class _Build:
             self._go(GO_PROGRAMS[self.part])
         elif self.part is Part.KAFKA_ARCHIVES:
             return self._archives()
+        elif self.part is Part.AUTHORIZER:
+            self._authorizer()
         else:
             self._maven()
         return True
@@ -302,6 +320,14 @@ class _Build:
         command = [maven, "-B", "-f", str(self._recipe / "pom.xml"), *MAVEN_GOALS, f"-DoutputDirectory={jars}"]
         self._execute(command, "Downloaded from ", "{} files downloaded")
         verify_jars(jars, self._recipe / "jars.sha256")
+
+    def _authorizer(self) -> None:
+        maven = _need("mvn", "Maven 3.8 or later")
+        command = [maven, "-B", "-f", str(self._recipe / "pom.xml"), *AUTHORIZER_GOALS]
+        scratch = self._scratch / "target"
+        self._execute([*command, f"-Ddcdr.build={scratch}"], "Downloaded from ", "{} files downloaded")
+        (scratch / AUTHORIZER_JAR).rename(self._scratch / AUTHORIZER_JAR)
+        shutil.rmtree(scratch)
 
     def _go(self, program: GoProgram) -> None:
         go = _need("go", "Go 1.26 or later")
