@@ -25,11 +25,15 @@ REQUEST_TIMEOUT: Final = timedelta(seconds=5)
 OFFSETS_TIMEOUT: Final = timedelta(seconds=30)
 """Connect reads its offsets topic to the end for each look, which took 6.6 s on a swollen one, and fences zombies
 before each change. Neither happens inside the outage."""
+RESTART_TIMEOUT: Final = timedelta(seconds=30)
+"""A restart may have to wait for a task that will not stop, as long as the worker's graceful time-out (5 s unless it is
+set). Given up earlier and asked again, the requests pile up, and each meets what the one before it started."""
 READ_BACK: Final = timedelta(seconds=3)
 """An accepted change of state shows within a second when no rebalance is pending."""
 CHUNK: Final = 500
 """Partitions in one change of offsets."""
 _POLL_S: Final = 0.02
+_STARTING: Final = ("UNASSIGNED", "RESTARTING")
 _SECRET = re.compile(r"password|secret|jaas|token", re.IGNORECASE)
 _ALIAS = "source.cluster.alias"
 
@@ -104,15 +108,18 @@ class ConnectControl:
     async def restart(self, connector: str, *, only_failed: bool) -> None:
         """Restart the tasks, or what has failed; one that is STOPPED stays so.
 
-        All tasks go one by one: Connect's request for all of them restarts the connector as well. If that finds new
-        topics it stops the tasks it has just started, and with exactly-once the worker stands still for its graceful
-        time-out (Connect 4.3.1).
+        With exactly-once a worker that is to stop a task which is starting stands still for its graceful time-out
+        (Connect 4.3.1). So all tasks go one by one, and never while one starts; and not by Connect's request for all of
+        them, which restarts the connector as well: if that finds new topics it stops what it has just started.
+
+        Raises: NotYetError when a task does not get out of its start within the worker's time.
         """
         if only_failed:
             await self._restart(connector, "restart", includeTasks="true", onlyFailed="true")
             return
         known = await self._json("GET", _path(connector), f"look at {connector}")  # names no tasks where it is STOPPED
         for task in known.get("tasks") or []:
+            await self._await_started(connector)
             await self._restart(connector, f"tasks/{int(task['task'])}/restart")
 
     async def reload(self, connector: str) -> None:
@@ -122,7 +129,8 @@ class ConnectControl:
             await self._restart(connector, "restart", includeTasks="false", onlyFailed="false")
 
     async def _restart(self, connector: str, path: str, **options: str) -> None:
-        await self._json("POST", f"{_path(connector)}/{path}", f"restart {connector}", params=options)
+        what, timeout = f"restart {connector}", RESTART_TIMEOUT.total_seconds()
+        await self._json("POST", f"{_path(connector)}/{path}", what, params=options, timeout=timeout)
 
     async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
         """Stored offsets under the connector's own source alias: those it would start from."""
@@ -192,6 +200,20 @@ class ConnectControl:
                 raise NotYetError(
                     f"{connector} on {self._dc} was asked to be {wanted} and says {state.value} after "
                     f"{READ_BACK.total_seconds():g} s: a rebalance is pending, or its worker is away"
+                )
+            await asyncio.sleep(_POLL_S)
+
+    async def _await_started(self, connector: str) -> None:
+        deadline = time.monotonic() + RESTART_TIMEOUT.total_seconds()
+        while True:
+            status = await self._json("GET", f"{_path(connector)}/status", f"read the tasks of {connector}")
+            starting = [int(task["id"]) for task in status.get("tasks") or [] if task.get("state") in _STARTING]
+            if not starting:
+                return
+            if time.monotonic() > deadline:
+                raise NotYetError(
+                    f"{connector} on {self._dc}: tasks {starting} have been starting for "
+                    f"{RESTART_TIMEOUT.total_seconds():g} s; look at the worker's log"
                 )
             await asyncio.sleep(_POLL_S)
 

@@ -149,11 +149,47 @@ async def test_all_tasks_are_restarted_without_their_connector() -> None:
         if request.method == "POST":
             seen.append(request.url.path)
             return httpx.Response(204)
+        if request.url.path.endswith("/status"):
+            return httpx.Response(200, json=status("RUNNING", "FAILED"))
         return httpx.Response(200, json={"name": "m", "tasks": [{"connector": "m", "task": n} for n in (0, 3)]})
 
     connect = control(handler)
     await connect.restart("m", only_failed=False)
     assert seen == ["/connectors/m/tasks/0/restart", "/connectors/m/tasks/3/restart"]
+    await connect.close()
+
+
+def status(*tasks: str) -> dict[str, Any]:
+    return {
+        "name": "m",
+        "connector": {"state": "RUNNING"},
+        "tasks": [{"id": n, "state": s} for n, s in enumerate(tasks)],
+    }
+
+
+async def test_no_task_is_restarted_while_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    starting = ["RESTARTING", "UNASSIGNED", "RUNNING"]
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            seen.append("restart")
+            starting[:] = ["RESTARTING", "RUNNING"]
+            return httpx.Response(204)
+        if request.url.path.endswith("/status"):
+            state = starting.pop(0) if len(starting) > 1 else starting[0]
+            seen.append(state)
+            return httpx.Response(200, json=status("RUNNING", state))
+        return httpx.Response(200, json={"name": "m", "tasks": [{"connector": "m", "task": n} for n in (0, 1)]})
+
+    connect = control(handler)
+    await connect.restart("m", only_failed=False)
+    assert seen == ["RESTARTING", "UNASSIGNED", "RUNNING", "restart", "RESTARTING", "RUNNING", "restart"]
+
+    starting[:] = ["RESTARTING"]
+    monkeypatch.setattr("adapters.connect.RESTART_TIMEOUT", timedelta(0))
+    with pytest.raises(NotYetError, match=r"tasks \[1\] have been starting"):
+        await connect.restart("m", only_failed=False)
     await connect.close()
 
 
