@@ -119,6 +119,9 @@ class MirrorActivities(Steps):
             source, _ = both(scope, step.operation)
             mirror = mirror_of(scope, step.operation.target, step.operation.source)
             ledger = await self._book.read(scope, step.operation, step.entry)
+            # Connect writes the seeds in a transaction of the connector's first task, so the mirror's gate on the old
+            # side opens now. The connector is stopped, and started only when the seeds read back.
+            await ask(scope, Intent(operation=step.operation, ask=Ask.ADMIT))
             connector = await connector_of(source, mirror.source_connector)
             stored = await source.connect.offsets(connector.name)
             if connector.state is not ConnectorState.STOPPED:
@@ -160,7 +163,6 @@ class MirrorActivities(Steps):
                         f"{standing} is not started: {len(short)} partitions, for example {short[0]}, stand below "
                         f"their seeds. Seed {connector.name} again: the ledger entry is {step.entry and step.entry.key}"
                     )
-            await ask(scope, Intent(operation=step.operation, ask=Ask.ADMIT))
             names = await _present(
                 source, standing.source_connector, standing.checkpoint_connector, standing.heartbeat_connector
             )

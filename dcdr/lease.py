@@ -5,7 +5,7 @@
                          +-extend-+ +--reopen--> OPEN(A, op) --finish--> OPEN(A)
 
 `mirrored` says whether the mirror may write to the other side: not from `close_mirror` on, and again after `admit` (the
-new direction's seeds were read back), `extend` or `reopen`.
+old direction is stopped and fenced), `extend` or `reopen`.
 
 The handover is the point of no return. `reopen` and `hand_over` both start from DRAINING under the same operation id,
 so of a late handover and an early undo exactly one can win. The operation id is cleared last: an id without a run is an
@@ -134,7 +134,7 @@ def close_mirror(record: LeaseRecord, operation: Operation) -> LeaseRecord:
 
 
 def admit(record: LeaseRecord, operation: Operation) -> LeaseRecord:
-    """After the handover, the seeds read back: the mirror may write to the old source. Already so: unchanged.
+    """After the handover, the old direction stopped: the mirror may write to the old source. Already so: unchanged.
 
     Raises: SupersededError when the operation has not moved, or is over.
     """

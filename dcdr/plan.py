@@ -369,8 +369,8 @@ def _gates(source: str, old: MemberView, target: str, new: MemberView) -> list[F
             _block(
                 "fence",
                 f"users can write to the standby {target} ({wrong(new.user_gates, Gate.CLOSED) or 'no DENY rule'})",
-                f"in ACL mode add the DENY rules of docs/how-to/switchover.md on {target}, else look at its agent; then "
-                "look for records written there",
+                f"in ACL mode add the DENY rules of docs/how-to/switchover.md on {target}, else look at its agent; "
+                "then look for records written there",
                 Severity.RETRY,
             )
         )

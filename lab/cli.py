@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from lab import gates
 from lab import status as lab_status
 from lab.check.cli import check
 from lab.demo import demo as run_demo
@@ -70,11 +71,14 @@ def up(
     brokers: Annotated[int, typer.Option(help="Brokers a site: 1 or 3.")] = 1,
     site_prefix: Annotated[str | None, typer.Option(help="Loopback network of the sites, such as 127.20.7.")] = None,
     worker: Annotated[bool, typer.Option(help="Start the product's worker too.")] = True,
+    fence: Annotated[
+        str, typer.Option(help="What keeps users out of the standby: authorizer (the agents' markers) or acl.")
+    ] = gates.AUTHORIZER,
 ) -> None:
     """Start the lab, or go on where an earlier start ended."""
     started = time.monotonic()
     with explained():
-        lab = start_lab(name, brokers, site_prefix, worker, say)
+        lab = start_lab(name, brokers, site_prefix, worker, say, fence)
     say(f"lab {name} is up after {time.monotonic() - started:.1f} s")
     print(f"bootstrap      {lab.bootstrap}")
     print(f"temporal ui    {lab.document['temporal']['ui']}")

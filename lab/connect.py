@@ -36,6 +36,12 @@ _CONFIGS_LEFT_OUT = (
 )
 
 
+def own_topics(member: str) -> tuple[str, ...]:
+    """What a worker and its connectors write for themselves on `member`, whichever side is active."""
+    syncs = (f"mm2-offset-syncs.{other(member)}.internal", f"{other(member)}.checkpoints.internal")
+    return (CONFIGS_TOPIC, OFFSETS_TOPIC, STATUS_TOPIC, "heartbeats", *syncs)
+
+
 def group_id(member: str) -> str:
     return f"connect-{member}"
 

@@ -174,6 +174,11 @@ class Lab:
         return Toxiproxy(self.plan.ports["toxiproxy/api"])
 
     @property
+    def fence_mode(self) -> str:
+        """`authorizer` or `acl`: what keeps users out of the standby."""
+        return str(self.document["fence"])
+
+    @property
     def bootstrap(self) -> Address:
         """The one address that applications bootstrap from; it leads to the active side."""
         return self.plan.ports["endpoint-proxy/bootstrap"]

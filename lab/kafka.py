@@ -29,6 +29,7 @@ from confluent_kafka.admin import (
 
 from lab.addresses import LISTENERS, Address, Plan, brokers
 from lab.errors import LabError
+from lab.record import Home
 
 SUPER_USERS = ("admin", "mirror", "broker")
 USERS = ("admin", "mirror", "broker", "canary", "app", "app2")
@@ -94,8 +95,31 @@ def jaas(username: str, password: str, accepted: Mapping[str, str] | None = None
     return f'{module} required username="{username}" password="{password}"{users};'
 
 
-def server_properties(plan: Plan, member: str, number: int, data: Path, passwords: Mapping[str, str]) -> str:
-    """`server.properties` of one combined broker and controller."""
+def gate_properties(
+    member: str, scope: str, agent: Address, name: str, home: Home, own_topics: Iterable[str], group_id: str
+) -> dict[str, str]:
+    """Lines with which a broker runs our authorizer (`authorizer/README.md`) and asks its site's agent."""
+    prefix = "dcdr.authorizer."
+    kept = (CANARY_TOPIC, LEDGER_TOPIC, HEALTH_TOPIC)
+    return {
+        "authorizer.class.name": "dcdr.authorizer.MarkerAuthorizer",
+        prefix + "scope": scope,
+        prefix + "dc": member,
+        prefix + "agents": f"http://{agent}",
+        prefix + "mirror.principals": "User:mirror",
+        prefix + "epoch.file": str(home.data / f"{name}.epoch"),
+        prefix + "internal.topics": ",".join(own_topics),
+        prefix + "internal.transactional.ids": f"connect-cluster-{group_id}",
+        prefix + "fencing.principals": "User:admin",
+        prefix + "exempt": ";".join(f"User:admin@{topic}" for topic in kept),
+        prefix + "trace.file": str(home.trace(name)),
+    }
+
+
+def server_properties(
+    plan: Plan, member: str, number: int, data: Path, passwords: Mapping[str, str], gates: Mapping[str, str]
+) -> str:
+    """`server.properties` of one combined broker and controller; `gates` replaces the plain authorizer."""
     name = brokers(member, plan.brokers)[number - 1]
     bound = {listener: plan.ports[f"{name}/{listener.lower()}"] for listener in LISTENERS}
     advertised = {
@@ -148,6 +172,7 @@ def server_properties(plan: Plan, member: str, number: int, data: Path, password
         "log.index.size.max.bytes": "1048576",
         "group.coordinator.threads": "1",
         "controlled.shutdown.enable": "true" if plan.brokers > 1 else "false",
+        **gates,
     }
     return "".join(f"{key}={value}\n" for key, value in lines.items())
 
@@ -239,15 +264,13 @@ def standing_rules() -> list[AclBinding]:
     return rules
 
 
-def fence_rules() -> list[AclBinding]:
-    """The DENY rules of a closed cluster: users' writes and topic changes, and commits of every group."""
+def fence_rules(users: bool = True) -> list[AclBinding]:
+    """The DENY rules of a closed cluster: users' writes and topic changes (in ACL mode), and commits of every group."""
     deny, literal = AclPermissionType.DENY, ResourcePatternType.LITERAL
     op = AclOperation
+    operations = (op.WRITE, op.CREATE, op.DELETE, op.ALTER) if users else ()
     return [
-        *(
-            AclBinding(ResourceType.TOPIC, "*", literal, "User:*", "*", operation, deny)
-            for operation in (op.WRITE, op.CREATE, op.DELETE, op.ALTER)
-        ),
+        *(AclBinding(ResourceType.TOPIC, "*", literal, "User:*", "*", operation, deny) for operation in operations),
         AclBinding(ResourceType.GROUP, "*", literal, "User:*", "*", op.READ, deny),
     ]
 

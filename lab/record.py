@@ -24,7 +24,7 @@ from typing import Any
 from lab.addresses import Address, Link, LinkEntry, Plan
 from lab.errors import LabError, UsageError
 
-VERSION = 2
+VERSION = 3
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 Document = dict[str, Any]
 
@@ -79,6 +79,10 @@ class Home:
 
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
+
+    def trace(self, broker: str) -> Path:
+        """Every change of a broker's gates, one JSON object a line."""
+        return self.logs / f"gate-{broker}.jsonl"
 
     def create(self) -> None:
         for folder in (self.path, self.secrets, self.config, self.data, self.logs):

@@ -7,9 +7,11 @@ workflows, connectors' offsets, topics, groups, rules, lease, endpoint), and `up
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -17,13 +19,13 @@ from typing import Any
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from lab import connect, kafka, kube, store, temporal
+from lab import connect, gates, kafka, kube, store, temporal
 from lab.addresses import ARBITER, MEMBERS, other
 from lab.errors import LabError
 from lab.estate import Lab
 from lab.processes import ProcessState
 from lab.record import Home
-from lab.up import bring_up
+from lab.up import FIRST_ACTIVE, bring_up
 from lab.waiting import Say, Steps, wait_for
 
 KEPT_TOPICS = (connect.CONFIGS_TOPIC, connect.OFFSETS_TOPIC, connect.STATUS_TOPIC)
@@ -50,9 +52,6 @@ def reset(name: str, hard: bool, say: Say) -> Lab:
             document["done"] = []
         if with_worker := "worker" in lab.process_names:
             lab.process("worker").stop()  # it keeps warm what is about to vanish
-        for agent in (lab.process(f"agent-{member}") for member in MEMBERS):
-            agent.stop()  # a fresh estate begins with the first epoch, and they remember later ones
-            shutil.rmtree(lab.home.data / agent.name, ignore_errors=True)
         if hard:
             _wipe(lab, say)
         else:
@@ -84,10 +83,11 @@ def _clean(lab: Lab, say: Say) -> None:
     steps.add("workflows terminated", partial(_terminate_workflows, lab))
     for member in MEMBERS:
         steps.add(f"connectors on {member} at rest", partial(_rest_connectors, lab, member), ["workflows terminated"])
+    steps.add("lease renewed", partial(_renew_lease, lab), ["workflows terminated"])
     for member in MEMBERS:
-        after = [f"connectors on {one} at rest" for one in MEMBERS]
+        after = ["lease renewed", *(f"connectors on {one} at rest" for one in MEMBERS)]
         steps.add(f"topics, groups and rules on {member} removed", partial(_empty_cluster, lab, member), after)
-    steps.add("lease and endpoint removed", partial(_remove_lease, lab), ["workflows terminated"])
+    steps.add("endpoint removed", partial(kube.remove, lab), ["workflows terminated"])
     steps.run()
 
 
@@ -98,10 +98,18 @@ def _wipe(lab: Lab, say: Say) -> None:
         if process.state is not ProcessState.DOWN:
             process.kill()
     for member in MEMBERS:
+        lab.process(
+            f"agent-{member}"
+        ).stop()  # an empty estate begins with the first epoch, and they remember later ones
+        shutil.rmtree(lab.home.data / f"agent-{member}", ignore_errors=True)
         for broker in lab.brokers(member):
             shutil.rmtree(lab.home.data / broker, ignore_errors=True)
+            for kept in lab.home.data.glob(f"{broker}.epoch*"):
+                kept.unlink()
+            lab.home.trace(broker).unlink(missing_ok=True)
     say(f"wiped {', '.join(process.name for process in members)}")
-    _remove_lease(lab)
+    kube.remove(lab)
+    store.delete_prefix(lab.plan.ports[f"etcd-{ARBITER}/client"], store.PREFIX)
 
 
 def _terminate_workflows(lab: Lab) -> str:
@@ -181,7 +189,9 @@ def _empty_cluster(lab: Lab, member: str) -> str:
     groups = _remove_groups(admin, member)
     topics = [one for one in _topics(admin) if one not in KEPT_TOPICS]
     if topics:
-        futures: Mapping[str, Future[Any]] = admin.delete_topics(
+        # Behind a gate that is closed to users, an administrator's too, the mirror is the one who may.
+        may = AdminClient(lab.client_config("admin" if member == FIRST_ACTIVE else "mirror", member, "INTERNAL"))
+        futures: Mapping[str, Future[Any]] = may.delete_topics(
             topics, operation_timeout=kafka.REQUEST_LIMIT_S, request_timeout=kafka.REQUEST_LIMIT_S
         )
         kafka.settle(futures, tolerated=(KafkaError.UNKNOWN_TOPIC_OR_PART,))
@@ -266,7 +276,24 @@ def _remove_groups(admin: AdminClient, member: str) -> int:
     return len(names)
 
 
-def _remove_lease(lab: Lab) -> str | None:
-    kube.remove(lab)
-    store.delete_prefix(lab.plan.ports[f"etcd-{ARBITER}/client"], "/dcdr/")
-    return None
+def _renew_lease(lab: Lab) -> str:
+    """A first lease again, under an epoch that nobody has seen: agents and brokers remember the earlier ones."""
+    client = lab.plan.ports[f"etcd-{ARBITER}/client"]
+    epoch = 1 + max(_epochs(lab))
+    store.delete_prefix(client, store.INTENT_KEY)
+    store.put(client, store.LEASE_KEY, store.first_lease(FIRST_ACTIVE, epoch))
+    if lab.fence_mode == gates.AUTHORIZER:
+        for member, role in ((FIRST_ACTIVE, "ACTIVE"), (other(FIRST_ACTIVE), "STANDBY")):
+            gates.wait_until_obeyed(lab, member, role)
+    return f"epoch {epoch}"
+
+
+def _epochs(lab: Lab) -> Iterator[int]:
+    """Every epoch on record: the lease's, if it can be read, and those that agents and brokers keep."""
+    yield 0
+    found = store.get(lab.plan.ports[f"etcd-{ARBITER}/client"], store.LEASE_KEY)
+    texts = [found or b"", *(path.read_bytes() for path in lab.home.data.rglob("*.epoch"))]
+    for text in texts:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # what cannot be read, nobody obeys either
+            said = json.loads(text)
+            yield int(said["epoch"] if isinstance(said, dict) else said)

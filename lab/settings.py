@@ -43,6 +43,7 @@ def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
                 "members": {name: member(name) for name in MEMBERS},
                 "arbiters": [ARBITER],
                 "store": {"endpoints": [str(address) for address in store.endpoints(plan, site)]},
+                "fence": lab.fence_mode,
                 "lease": LEASE,
                 "endpoint": {
                     "api_server": about["api_server"],

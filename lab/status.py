@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AclOperation, ResourceType
 
-from lab import connect, kafka, kube, processes, store
+from lab import connect, gates, kafka, kube, processes, store
 from lab.addresses import ARBITER, MEMBERS
 from lab.errors import LabError
 from lab.estate import Lab
@@ -25,7 +25,7 @@ UNKNOWN = "unknown"
 def observe(lab: Lab) -> Document:
     """Everything, as JSON data; what does not answer within some seconds is "unknown", never left out."""
     with ThreadPoolExecutor(max_workers=8) as pool:
-        gates = {member: pool.submit(_gate, lab, member) for member in MEMBERS}
+        fences = {member: pool.submit(_gate, lab, member) for member in MEMBERS}
         connectors = {member: pool.submit(_connectors, lab, member) for member in MEMBERS}
         target, lease = pool.submit(kube.target, lab), pool.submit(_lease, lab)
         cleaned = {member: cleaner_offsets(lab, member) for member in MEMBERS}
@@ -36,7 +36,7 @@ def observe(lab: Lab) -> Document:
             "settings": str(lab.settings),
             "processes": [_process(lab, name) for name in lab.process_names],
             "faults": [asdict(fault) for fault in lab.fault.active()],
-            "gates": {member: gate.result() for member, gate in gates.items()},
+            "gates": {member: fence.result() for member, fence in fences.items()},
             "connectors": {member: found.result() for member, found in connectors.items()},
             "endpoint": target.result(),
             "lease": lease.result(),
@@ -118,14 +118,16 @@ def _process(lab: Lab, name: str) -> Document:
 
 
 def _gate(lab: Lab, member: str) -> dict[str, str]:
-    """What the DENY rules of a cluster say; effects are the product's canary's business."""
+    """What the DENY rules and the authorizer's trace say; effects are the product's canary's business."""
     try:
         rules = kafka.deny_rules(lab.admin(member))
     except (KafkaException, TimeoutError):
         return {"users": UNKNOWN, "groups": UNKNOWN}
-    writes = any(one.restype == ResourceType.TOPIC and one.operation == AclOperation.WRITE for one in rules)
+    said = {"closed" for one in rules if one.restype == ResourceType.TOPIC and one.operation == AclOperation.WRITE}
+    said |= {change.users for change in gates.standing(lab, member).values()}
     commits = any(one.restype == ResourceType.GROUP and one.operation == AclOperation.READ for one in rules)
-    return {"users": "closed" if writes else "open", "groups": "frozen" if commits else "free"}
+    users = "open" if said <= {"open"} else "closed" if said == {"closed"} else "partly closed"
+    return {"users": users, "groups": "frozen" if commits else "free"}
 
 
 def _connectors(lab: Lab, member: str) -> dict[str, dict[str, Any]]:

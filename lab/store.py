@@ -14,7 +14,8 @@ from lab.errors import LabError
 
 STORE_SITES = (*MEMBERS, ARBITER)
 SCOPE = "lab"
-LEASE_KEY = f"/dcdr/{SCOPE}/lease"
+PREFIX = "/dcdr/"
+LEASE_KEY, INTENT_KEY = f"{PREFIX}{SCOPE}/lease", f"{PREFIX}{SCOPE}/intent"
 
 
 def peer_host(site: str) -> str:
@@ -102,14 +103,19 @@ def create(client: Address, key: str, value: str) -> bool:
     return bool(_call(client, "kv/txn", request).get("succeeded", False))
 
 
+def put(client: Address, key: str, value: str) -> None:
+    """Write a key whatever it holds."""
+    _call(client, "kv/put", {"key": _text(key), "value": _text(value)})
+
+
 def delete_prefix(client: Address, prefix: str) -> None:
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     _call(client, "kv/deleterange", {"key": _text(prefix), "range_end": _text(end)})
 
 
-def first_lease(holder: str) -> str:
-    """The record of an estate that has just been built: open, first epoch, nobody at work."""
-    return json.dumps({"scope": SCOPE, "holder": holder, "epoch": 1, "seq": 0, "phase": "OPEN"})
+def first_lease(holder: str, epoch: int = 1) -> str:
+    """The record of an estate that has just been built: open, nobody at work."""
+    return json.dumps({"scope": SCOPE, "holder": holder, "epoch": epoch, "seq": 0, "phase": "OPEN"})
 
 
 def _text(text: str) -> str:

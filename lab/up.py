@@ -19,7 +19,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from lab import connect, kafka, kube, processes, settings, store, temporal
+from lab import connect, gates, kafka, kube, processes, settings, store, temporal
 from lab.addresses import (
     ARBITER,
     CLIENTS,
@@ -41,7 +41,9 @@ from lab.waiting import Say, Steps, wait_for
 FIRST_ACTIVE = MEMBERS[0]
 
 
-def up(name: str, broker_count: int, prefix: str | None, with_worker: bool, say: Say) -> Lab:
+def up(
+    name: str, broker_count: int, prefix: str | None, with_worker: bool, say: Say, fence: str = gates.AUTHORIZER
+) -> Lab:
     """Start the lab, or go on where an earlier start ended.
 
     Raises: UsageError when it exists with another shape; LabError when a part does not start: what has started stays,
@@ -51,9 +53,9 @@ def up(name: str, broker_count: int, prefix: str | None, with_worker: bool, say:
     with home.operation():
         if home.record.exists():
             lab = Lab(home)
-            _same_shape(lab, broker_count, prefix)
+            _same_shape(lab, broker_count, prefix, fence)
         else:
-            lab = _plan(home, broker_count, prefix, say)
+            lab = _plan(home, broker_count, prefix, fence, say)
         return bring_up(lab, with_worker, say)
 
 
@@ -78,16 +80,19 @@ def _end_unrecorded(lab: Lab, say: Say) -> None:
         say(f"ended {len(strays)} processes that an earlier start did not note")
 
 
-def _same_shape(lab: Lab, broker_count: int, prefix: str | None) -> None:
-    if lab.plan.brokers != broker_count or prefix not in (None, lab.plan.prefix):
+def _same_shape(lab: Lab, broker_count: int, prefix: str | None, fence: str) -> None:
+    if lab.plan.brokers != broker_count or prefix not in (None, lab.plan.prefix) or lab.fence_mode != fence:
         raise UsageError(
-            f"lab {lab.name} exists with {lab.plan.brokers} broker(s) a site and prefix {lab.plan.prefix}: "
+            f"lab {lab.name} exists with {lab.plan.brokers} broker(s) a site, prefix {lab.plan.prefix} and fence "
+            f"{lab.fence_mode}: "
             f"`dcdr lab down --purge --lab {lab.name}` first, or choose another name"
         )
 
 
-def _plan(home: Home, broker_count: int, prefix: str | None, say: Say) -> Lab:
+def _plan(home: Home, broker_count: int, prefix: str | None, fence: str, say: Say) -> Lab:
     """Choose addresses and passwords, and write the record before anything is started."""
+    if fence not in gates.MODES:
+        raise UsageError(f"--fence {fence}: one of {', '.join(gates.MODES)}")
     if broker_count not in (1, 3):
         raise UsageError(f"--brokers {broker_count}: a member has 1 or 3")
     taken = [Home.of(one).load()["plan"]["prefix"] for one in lab_names() if one != home.name]
@@ -107,6 +112,7 @@ def _plan(home: Home, broker_count: int, prefix: str | None, say: Say) -> Lab:
         "name": home.name,
         "token": token,
         "scope": store.SCOPE,
+        "fence": fence,
         "plan": plan_to_json(plan),
         "cluster_ids": {member: kafka.new_cluster_id() for member in MEMBERS},
         "users": {user: str(home.secrets / f"{user}.password") for user in kafka.USERS},
@@ -176,7 +182,8 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
     for member in MEMBERS:
         for number, broker in enumerate(brokers(member, plan.brokers), 1):
             properties = home.secrets / f"{broker}.properties"
-            write_private(properties, kafka.server_properties(plan, member, number, home.data / broker, passwords))
+            data, own = home.data / broker, _gate_properties(lab, member, broker)
+            write_private(properties, kafka.server_properties(plan, member, number, data, passwords, own))
             declare(broker, member, [*java[:1], "-Xms96m", "-Xmx512m", *java[1:], "kafka.Kafka", str(properties)])
         properties = home.secrets / f"connect-{member}.properties"
         write_private(properties, connect.worker_properties(plan, member, home.secrets, passwords["mirror"]))
@@ -197,6 +204,14 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
         if not with_worker and lab.worker_is_down():
             document["processes"].pop("worker", None)  # not wanted is not the same as broken
     lab.document = home.load()
+
+
+def _gate_properties(lab: Lab, member: str, broker: str) -> dict[str, str]:
+    if lab.fence_mode != gates.AUTHORIZER:
+        return {}
+    agent = lab.plan.ports[f"agent-{member}/marker"]
+    own, group = connect.own_topics(member), connect.group_id(member)
+    return kafka.gate_properties(member, store.SCOPE, agent, broker, lab.home, own, group)
 
 
 def _json(document: Any) -> str:
@@ -238,10 +253,13 @@ class _Start:
             add(f"cluster {member}", partial(self.cluster, member), *lab.brokers(member))
         for member in MEMBERS:
             add(f"agent-{member}", partial(self.serve, f"agent-{member}"), "lease", f"cluster {member}")
-        add("estate", partial(self.estate, active), f"cluster {active}")
+        obeying = [f"gates {member}" for member in MEMBERS]
+        for member, step in zip(MEMBERS, obeying, strict=True):
+            add(step, partial(self.gates, member), f"agent-{member}")
+        add("estate", partial(self.estate, active), *obeying)
         add("fence", partial(self.fence, standby), f"cluster {standby}")
         for source in MEMBERS:
-            needed = (f"connect-{other(source)}", "toxiproxy", "estate", f"cluster {standby}")
+            needed = (f"connect-{other(source)}", "toxiproxy", "estate", *obeying)
             add(f"mirror {source} to {other(source)}", partial(self.mirror, source), *needed)
         add("kube-apiserver", partial(self.serve, "kube-apiserver"), "etcd-kube")
         add("endpoint", lambda: self.once("endpoint", lambda: kube.seed(lab, active)), "kube-apiserver")
@@ -308,9 +326,15 @@ class _Start:
 
         return self.once("estate", work)
 
+    def gates(self, member: str) -> str | None:
+        """See that the brokers obey the agent: what comes next writes there."""
+        if self.lab.fence_mode != gates.AUTHORIZER:
+            return "none"
+        return gates.wait_until_obeyed(self.lab, member, stop=self.stop)
+
     def fence(self, standby: str) -> str | None:
         def work() -> str:
-            kafka.create_rules(self.lab.admin(standby), kafka.fence_rules())
+            kafka.create_rules(self.lab.admin(standby), kafka.fence_rules(users=self.lab.fence_mode == gates.ACL))
             return f"{standby} is closed to users"
 
         return self.once("fence", work)

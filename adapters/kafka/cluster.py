@@ -14,8 +14,8 @@ from adapters.kafka.fence import KafkaProduceFence
 from adapters.kafka.groups import KafkaConsumerGroups
 from adapters.kafka.ledger import LANE as LEDGER_LANE
 from adapters.kafka.ledger import KafkaLedger
-from adapters.kafka.marker_fence import KafkaMarkerFence
 from adapters.kafka.logs import KafkaLogs
+from adapters.kafka.marker_fence import KafkaMarkerFence
 from adapters.kafka.positions import LANE as POSITIONS_LANE
 from adapters.kafka.positions import KafkaMirrorPositions
 from adapters.kafka.tail import WARM

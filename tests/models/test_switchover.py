@@ -81,7 +81,7 @@ CHANGES: dict[Step, Callable[[LeaseRecord], LeaseRecord]] = {
     names.BEGIN: lambda record: lease.begin(record, OPERATION, DEADLINE),
     names.CLOSE_MIRROR: lambda record: lease.close_mirror(record, OPERATION),
     names.HAND_OVER: lambda record: lease.hand_over(record, OPERATION, "ledger"),
-    names.START: lambda record: lease.admit(record, OPERATION),
+    names.SEED: lambda record: lease.admit(record, OPERATION),
     names.FINISH: lambda record: lease.finish(record, OPERATION),
 }
 """Steps whose effect is a compare-and-swap of the record."""
@@ -175,13 +175,7 @@ def does(world: World, step: Step, variant: Variant, late: bool = False) -> Iter
         if record is None:
             return
         world = replace(world, record=record)
-        if step is names.START:
-            if world.running[THERE] or world.running[BACK]:
-                return
-            position = put(world, "position", BACK, world.stored[BACK] or 0)
-            world = put(position, "running", BACK, True)
-        yield world
-    elif step is names.CLOSE:
+    if step is names.CLOSE:
         if world.gates[0] is Role.NONE:
             yield world
     elif step is names.CUT:
@@ -195,10 +189,17 @@ def does(world: World, step: Step, variant: Variant, late: bool = False) -> Iter
             yield world
     elif step is names.RETIRE:
         yield put(world, "running", THERE, False)
-    elif step is names.SEED and not world.running[BACK]:
-        # The ledger's end of dc-b at the cut: what it held before users could write there.
-        end = len([one for one in world.logs[1] if one in world.logs[0][: world.cut]])
-        yield put(world, "stored", BACK, end if variant.seeds else None)
+    elif step is names.SEED:
+        if not world.running[BACK]:
+            # The ledger's end of dc-b at the cut: what it held before users could write there.
+            end = len([one for one in world.logs[1] if one in world.logs[0][: world.cut]])
+            yield put(world, "stored", BACK, end if variant.seeds else None)
+    elif step is names.START:
+        if not (world.running[THERE] or world.running[BACK]):
+            position = put(world, "position", BACK, world.stored[BACK] or 0)
+            yield put(position, "running", BACK, True)
+    elif step in CHANGES:
+        yield world
 
 
 def wrong(world: World) -> str:

@@ -1,0 +1,68 @@
+"""What the brokers' gates say of themselves: the authorizer's trace, one line for each change."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lab.estate import Lab
+from lab.waiting import wait_for
+
+AUTHORIZER, ACL = MODES = ("authorizer", "acl")
+"""What keeps users out of the side that is not active. In `acl` mode there is no trace."""
+OBEYED_LIMIT_S = 30.0
+
+
+class Change(NamedTuple):
+    """One change of one node's gates. `mono_ns`: the machine's CLOCK_MONOTONIC."""
+
+    node: str
+    process: str
+    users: str
+    mirror: str
+    role: str
+    epoch: int
+    reason: str
+    mono_ns: int
+
+
+def changes(trace: Path) -> Iterator[Change]:
+    """Every change on record, oldest first; a line that is being written just now is left out."""
+    if not trace.exists():
+        return
+    for line in trace.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            found = json.loads(line)
+            yield Change(*(found[name] for name in Change._fields))
+
+
+def standing(lab: Lab, member: str) -> dict[tuple[str, str], Change]:
+    """The last change of each (node, process) of `member`."""
+    return {
+        (change.node, change.process): change
+        for broker in lab.brokers(member)
+        for change in changes(lab.home.trace(broker))
+    }
+
+
+def wait_until_obeyed(lab: Lab, member: str, role: str = "", stop: threading.Event | None = None) -> str:
+    """Wait until every broker and controller of `member` lets the same ones write: users (ACTIVE) or the mirror
+    (STANDBY), or who `role` says.
+
+    Returns: the role. Raises: LabError when that does not happen in 30 s.
+    """
+    wanted = {role} if role else {"ACTIVE", "STANDBY"}
+    processes = 2 * len(lab.brokers(member))  # combined nodes: a broker and a controller each
+
+    def agreed() -> str | None:
+        found = standing(lab, member)
+        told = {change.role for change in found.values()}
+        return told.pop() if len(found) == processes and len(told) == 1 and told <= wanted else None
+
+    return wait_for(
+        f"{member}: every gate says {' or '.join(sorted(wanted))}", agreed, OBEYED_LIMIT_S, stop=stop,
+        hint=lambda: f": {'; '.join(f'{one.node}/{one.process} {one.role}' for one in standing(lab, member).values())}",
+    )  # fmt: skip
