@@ -18,6 +18,11 @@ for argument; do case "$argument" in -DoutputDirectory=*) out="${argument#*=}";;
 echo run >> "$CALLS"
 mkdir -p "$out" && printf 'a jar' > "$out/one.jar"
 """
+AUTHORIZER = """
+for argument; do case "$argument" in -Ddcdr.build=*) out="${argument#*=}";; esac; done
+echo run >> "$CALLS"
+mkdir -p "$out" && echo classes > "$out/dcdr-authorizer.jar"
+"""
 
 
 @pytest.fixture
@@ -28,6 +33,11 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str]
     (recipes / "kafka").mkdir(parents=True)
     (recipes / "kafka" / "pom.xml").write_text("<project/>")
     (recipes / "kafka" / "jars.sha256").write_text(f"{hashlib.sha256(JAR).hexdigest()}  one.jar\n")
+    sources = recipes / "authorizer" / "src" / "main"
+    sources.mkdir(parents=True)
+    (sources / "One.java").write_text("class One {}")
+    (recipes / "authorizer" / "pom.xml").write_text("<project/>")
+    monkeypatch.setattr(build, "AUTHORIZER_SOURCES", recipes / "authorizer")
     for part, program in build.GO_PROGRAMS.items():
         (recipes / "go" / part).mkdir(parents=True)
         (recipes / "go" / part / "go.mod").write_text(f"module x\nrequire {program.module} v1.2.3\n")
@@ -58,7 +68,7 @@ def test_a_part_is_built_once_and_then_found(tool: Callable[[str, str], None]) -
     said: list[str] = []
     first = ensure([Part.KAFKA], said.append)
     assert (first.kafka_jars / "one.jar").read_bytes() == JAR
-    assert first.kafka_classpath == f"{first.kafka_jars}/*"
+    assert first.kafka_classpath == f"{first.kafka_jars}/*:{first.authorizer}"
     assert ensure(["kafka"], said.append) == first
     assert calls() == 1
     assert len(said) == 1, "the second run has nothing to say"
@@ -70,6 +80,19 @@ def test_another_recipe_is_another_folder(tool: Callable[[str, str], None]) -> N
     (build.RECIPES / "kafka" / "pom.xml").write_text("<project><!-- newer --></project>")
     second = ensure([Part.KAFKA], print)
     assert first.kafka_jars != second.kafka_jars
+    assert calls() == 2
+
+
+def test_the_authorizer_is_built_outside_the_tree_and_anew_when_its_sources_change(
+    tool: Callable[[str, str], None],
+) -> None:
+    tool("mvn", AUTHORIZER)
+    first = ensure([Part.AUTHORIZER], lambda _: None)
+    assert first.authorizer.read_text() == "classes\n"
+    assert [path.name for path in first.authorizer.parent.iterdir()] == ["dcdr-authorizer.jar"]
+    assert not (build.AUTHORIZER_SOURCES / "target").exists()
+    (build.AUTHORIZER_SOURCES / "src" / "main" / "One.java").write_text("class One { int more; }")
+    assert ensure([Part.AUTHORIZER], lambda _: None).authorizer != first.authorizer
     assert calls() == 2
 
 
