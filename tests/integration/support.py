@@ -25,7 +25,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from activities.failpoints import Failpoint
 from dcdr.model import AbortRequest, GroupVerdict, LeaseRecord, Outcome, SwitchoverRequest, TransitionReport
-from lab import Lab, connect, store
+from lab import Lab, connect, gates, store
 from lab import status as lab_status
 from lab.addresses import ARBITER, other
 from lab.check.estate import check_lab
@@ -122,10 +122,10 @@ class Stage:
     workers: list[Worker] = field(default_factory=list)
 
     @classmethod
-    async def open(cls, name: str, brokers: int = 1) -> Stage:
+    async def open(cls, name: str, brokers: int = 1, fence: str = gates.AUTHORIZER) -> Stage:
         """Bring the lab up, or find it up. Workers' logs and marks are kept in the lab's folder."""
         was_there = Home.of(name).record.exists()
-        lab = await asyncio.to_thread(up, name, brokers, None, False, quietly)
+        lab = await asyncio.to_thread(up, name, brokers, None, False, quietly, fence)
         address = str(lab.plan.ports["temporal/frontend"])
         client = await Client.connect(address, namespace="dr", data_converter=CONVERTER)
         folder = lab.home.path / "stage"

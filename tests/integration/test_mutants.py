@@ -1,7 +1,8 @@
 """The proof can fail: with one step of the switchover missing, on the real lab, the checker must say so.
 
 Each worker here is the product's, with one step that does nothing (`mutant_worker`). What the product itself would
-have noticed is asserted too, where it has a word.
+have noticed is asserted too, where it has a word. The lab is in ACL mode: behind the authorizer's gates most of these
+mistakes would leave nothing open.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def _done(report: TransitionReport | None) -> TransitionReport:
     return report
 
 
-async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(stage: Stage) -> None:
+async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(cooperative: Stage) -> None:
+    stage = cooperative
     here, there = stage.here(), stage.there()
     link = f"{there}->{here}:kafka"
     hold = Failpoint(steps.CLOSE.name, "before", "hold")
@@ -47,8 +49,9 @@ async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(stage: St
     assert counts[Kind.OLD_ONLY] > 0
 
 
-async def test_with_the_drain_skipped_the_last_records_of_both_sides_give_it_away(stage: Stage) -> None:
+async def test_with_the_drain_skipped_the_last_records_of_both_sides_give_it_away(cooperative: Stage) -> None:
     """The same mistake, with the guard behind it: everything is as before."""
+    stage = cooperative
     here, there = stage.here(), stage.there()
     link = f"{there}->{here}:kafka"
     hold = Failpoint(steps.CLOSE.name, "before", "hold")
@@ -69,7 +72,8 @@ async def test_with_the_drain_skipped_the_last_records_of_both_sides_give_it_awa
     await stage.clean()
 
 
-async def test_with_the_reverse_seed_skipped_every_record_comes_back_a_second_time(stage: Stage) -> None:
+async def test_with_the_reverse_seed_skipped_every_record_comes_back_a_second_time(cooperative: Stage) -> None:
+    stage = cooperative
     here, there = stage.here(), stage.there()
     async with stage.worker(mutant=(steps.SEED.name,)), stage.load(groups={}) as load:
         await stage.flowing(load, here, 2000)
@@ -80,8 +84,9 @@ async def test_with_the_reverse_seed_skipped_every_record_comes_back_a_second_ti
     assert checked.verdict.counts[Kind.DUPLICATED] >= 1000
 
 
-async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(stage: Stage) -> None:
+async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(cooperative: Stage) -> None:
     """The same mistake, with the guard behind it: nothing is copied back, and the run waits for a person."""
+    stage = cooperative
     here, there = stage.here(), stage.there()
     async with stage.worker(mutant=(f"{steps.SEED.name}!",)) as worker, stage.load(groups={}) as load:
         await stage.flowing(load, here, 500)
@@ -98,8 +103,9 @@ async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(stage: 
     await stage.clean()
 
 
-async def test_with_the_fence_skipped_a_producer_that_stays_is_lost_and_reported(stage: Stage) -> None:
+async def test_with_the_fence_skipped_a_producer_that_stays_is_lost_and_reported(cooperative: Stage) -> None:
     """Slow enough to slip between the cut and the last look; a faster one would keep the handover from happening."""
+    stage = cooperative
     here, there = stage.here(), stage.there()
     async with stage.worker(mutant=(steps.CLOSE.name,)):
         async with stage.load(groups={}) as load:  # for the record: an ordinary load before
@@ -119,8 +125,9 @@ async def test_with_the_fence_skipped_a_producer_that_stays_is_lost_and_reported
     assert counts[Kind.OLD_ONLY] > 0
 
 
-async def test_with_the_fence_skipped_and_traffic_flowing_there_is_never_a_handover(stage: Stage) -> None:
+async def test_with_the_fence_skipped_and_traffic_flowing_there_is_never_a_handover(cooperative: Stage) -> None:
     """What stands behind the fence: the last look sees every record that came after the cut."""
+    stage = cooperative
     here, there = stage.here(), stage.there()
     hold = Failpoint(steps.RESTORE.name, "before", "hold")
     plain = {"topics": {"orders": "keyed"}, "rate": 100.0}
