@@ -1,4 +1,4 @@
-"""`dcdr agent` and `dcdr lease`: the lease seen and steered by hand, without Temporal.
+"""`dcdr agent`, `dcdr lease` and `dcdr fence`: the lease and the gates, seen and steered by hand, without Temporal.
 
 Exit codes as of `dcdr`: 0 done, 1 failed, 2 usage or settings, 3 refused (nothing was changed), 6 unreachable.
 """
@@ -8,23 +8,35 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 from uuid import uuid4
 
 import typer
 
+from adapters.directory import build_directory
 from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
 from agent.__main__ import main as run_agent
 from dcdr import intent as intents
-from dcdr.errors import DcdrError, MisconfiguredError, PermanentError, PlanRefusedError, UnreachableError
+from dcdr import lease as leases
+from dcdr.errors import (
+    DcdrError,
+    MisconfiguredError,
+    PermanentError,
+    PlanRefusedError,
+    TransientError,
+    UnreachableError,
+)
 from dcdr.intent import Ask, Intent
-from dcdr.model import LeaseRecord, Operation, StoredLease
+from dcdr.model import Gate, LeaseRecord, Operation, StoredLease
 from dcdr.settings import ScopeSettings, Settings, settings_path
 
 FAILED, USAGE, REFUSED, UNREACHABLE = 1, 2, 3, 6
 OBEY_SECONDS, LOOK_SECONDS = 20.0, 0.1
+NOBODY = -1
 
+fence = typer.Typer(no_args_is_help=True, help="What every broker lets users do, asked by effect.")
 agent = typer.Typer(no_args_is_help=True, help="One small process a data center that keeps its lease.")
 lease = typer.Typer(no_args_is_help=True, help="Who may be written to.")
 
@@ -123,6 +135,67 @@ def handover(
         typer.echo(f"{to} holds the lease of {scope} again, epoch {after.record.epoch}")
 
     _do(scope, settings, work)
+
+
+@fence.command("show")
+def show_fence(
+    scope: ScopeArgument,
+    settings: SettingsOption = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """Ask every broker of both sides, as the canary: may users write, may groups commit?"""
+    _do(scope, settings, partial(_ask_gates, scope, settings, output, False))
+
+
+@fence.command()
+def verify(
+    scope: ScopeArgument,
+    settings: SettingsOption = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+) -> None:
+    """As `show`; fails unless every gate is as the lease says. No answer is not taken for closed."""
+    _do(scope, settings, partial(_ask_gates, scope, settings, output, True))
+
+
+async def _ask_gates(
+    scope: str,
+    settings: Path | None,
+    output: str,
+    judge: bool,
+    store: EtcdLeaseStore,
+    _: EtcdIntentStore,
+    __: ScopeSettings,
+) -> None:
+    stored = await store.read(scope)
+    directory = build_directory(Settings.load(settings_path(settings)))
+    rows: list[dict[str, str]] = []
+    try:
+        for dc, member in sorted(directory.scope(scope).members.items()):
+            wanted = Gate.OPEN if stored is not None and leases.users_may_write(stored.record, dc) else Gate.CLOSED
+            try:
+                users, groups = await asyncio.gather(member.fence.users_gates(), member.fence.group_gates())
+            except UnreachableError as error:
+                typer.echo(f"{dc}: {error}", err=True)
+                users = groups = {}
+            for broker in sorted({*users, *groups}) or [NOBODY]:
+                found = {"users": users.get(broker, Gate.UNKNOWN), "groups": groups.get(broker, Gate.UNKNOWN)}
+                name = "?" if broker == NOBODY else str(broker)
+                rows.append({"dc": dc, "broker": name, **found, "wanted": wanted})
+    finally:
+        await directory.close()
+    wrong = [row for row in rows if {row["users"], row["groups"]} != {row["wanted"]}]
+    if output == "json":
+        typer.echo(json.dumps({"gates": rows, "as_the_lease_says": not wrong}))
+    else:
+        for row in rows:
+            note = f"   the lease says {row['wanted']}" if row in wrong else ""
+            typer.echo(f"{row['dc']}  broker {row['broker']}  users {row['users']:<8} groups {row['groups']:<8}{note}")
+    if judge and wrong:
+        raise FenceOpenError(f"{len(wrong)} of {len(rows)} brokers of {scope} are not as the lease says")
+
+
+class FenceOpenError(TransientError):
+    """A gate is not what the lease says: it may still be on its way."""
 
 
 Work = Callable[[EtcdLeaseStore, EtcdIntentStore, ScopeSettings], Awaitable[None]]

@@ -256,10 +256,11 @@ def _mount_lab() -> None:
 def _mount_agent() -> None:
     """`dcdr agent` and `dcdr lease` belong to the agent; mounted like the lab."""
     if {"agent", "lease"} & set(sys.argv[1:2]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
-        from agent.cli import agent, lease
+        from agent.cli import agent, fence, lease
 
         app.add_typer(agent, name="agent")
         app.add_typer(lease, name="lease")
+        app.add_typer(fence, name="fence")
 
 
 def main() -> None:
