@@ -48,9 +48,11 @@ def standing(lab: Lab, member: str) -> dict[tuple[str, str], Change]:
     }
 
 
-def wait_until_obeyed(lab: Lab, member: str, role: str = "", stop: threading.Event | None = None) -> str:
+def wait_until_obeyed(
+    lab: Lab, member: str, role: str = "", epoch: int = 0, stop: threading.Event | None = None
+) -> str:
     """Wait until every broker and controller of `member` lets the same ones write: users (ACTIVE) or the mirror
-    (STANDBY), or who `role` says.
+    (STANDBY), or who `role` says; under `epoch` or a later one.
 
     Returns: the role. Raises: LabError when that does not happen in 30 s.
     """
@@ -60,7 +62,8 @@ def wait_until_obeyed(lab: Lab, member: str, role: str = "", stop: threading.Eve
     def agreed() -> str | None:
         found = standing(lab, member)
         told = {change.role for change in found.values()}
-        return told.pop() if len(found) == processes and len(told) == 1 and told <= wanted else None
+        fresh = all(change.epoch >= epoch for change in found.values())
+        return told.pop() if fresh and len(found) == processes and len(told) == 1 and told <= wanted else None
 
     return wait_for(
         f"{member}: every gate says {' or '.join(sorted(wanted))}", agreed, OBEYED_LIMIT_S, stop=stop,

@@ -80,14 +80,21 @@ def bring_up_servers(lab: Lab, say: Say) -> None:
 
 
 def _clean(lab: Lab, say: Say) -> None:
+    """One side after the other is made the standby: there, and only there, the mirror's user passes every gate, and
+    with it Connect, which forgets offsets in a transaction of the connector's."""
     steps = Steps(say)
     steps.add("workflows terminated", partial(_terminate_workflows, lab))
+    before = []
     for member in MEMBERS:
-        steps.add(f"connectors on {member} at rest", partial(_rest_connectors, lab, member), ["workflows terminated"])
-    steps.add("lease renewed", partial(_renew_lease, lab), ["workflows terminated"])
-    for member in MEMBERS:
-        after = ["lease renewed", *(f"connectors on {one} at rest" for one in MEMBERS)]
-        steps.add(f"topics, groups and rules on {member} removed", partial(_empty_cluster, lab, member), after)
+        steps.add(f"connectors on {member} stopped", partial(_stop_connectors, lab, member), ["workflows terminated"])
+        before.append(f"connectors on {member} stopped")
+    for member in (FIRST_ACTIVE, other(FIRST_ACTIVE)):
+        steps.add(f"lease to {other(member)}", partial(_renew_lease, lab, other(member)), before)
+        steps.add(
+            f"connectors on {member} emptied", partial(_empty_connectors, lab, member), [f"lease to {other(member)}"]
+        )
+        before = [f"topics, groups and rules on {member} removed"]
+        steps.add(before[0], partial(_empty_cluster, lab, member), [f"connectors on {member} emptied"])
     steps.add("endpoint removed", partial(kube.remove, lab), ["workflows terminated"])
     steps.run()
 
@@ -142,14 +149,8 @@ async def terminate_all(lab: Lab) -> int:
     raise LabError("workflows keep starting: stop what starts them, then reset again")
 
 
-def _rest_connectors(lab: Lab, member: str) -> str:
-    """Stop all connectors of a worker, give ours back their configuration, forget all offsets, delete strangers.
-
-    Ours are never deleted: what deletion leaves behind in Connect 4.3.1 spoils the next connector of that name
-    (see `connect.ensure_stopped`).
-    """
+def _stop_connectors(lab: Lab, member: str) -> str:
     url = lab.connect_url(member)
-    ours = dict(connect.connectors(lab.plan, other(member), lab.home.secrets / "mirror.properties"))
     names = list(connect.request("GET", f"{url}/connectors").json())
     for name in names:
         connect.ensure_stopped(url, name)
@@ -159,6 +160,18 @@ def _rest_connectors(lab: Lab, member: str) -> str:
         return all(connect.has_state(name, found.get(name), "STOPPED") for name in names)
 
     wait_for(f"connectors on {member} stopped", stopped, GONE_LIMIT_S)
+    return f"{len(names)}"
+
+
+def _empty_connectors(lab: Lab, member: str) -> str:
+    """Give ours back their configuration, forget all offsets, delete strangers.
+
+    Ours are never deleted: what deletion leaves behind in Connect 4.3.1 spoils the next connector of that name
+    (see `connect.ensure_stopped`).
+    """
+    url = lab.connect_url(member)
+    ours = dict(connect.connectors(lab.plan, other(member), lab.home.secrets / "mirror.properties"))
+    names = list(connect.request("GET", f"{url}/connectors").json())
     for name in names:
         if name not in ours:
             connect.request("DELETE", f"{url}/connectors/{name}")
@@ -167,7 +180,7 @@ def _rest_connectors(lab: Lab, member: str) -> str:
             _forget_offsets(lab, f"{url}/connectors/{name}/offsets", name)
         if _differs(connect.request("GET", f"{url}/connectors/{name}/config").json(), ours[name]):
             connect.request("PUT", f"{url}/connectors/{name}/config", json=ours[name])
-    return f"{len(names)} stopped"
+    return f"{len(names)}"
 
 
 def _forget_offsets(lab: Lab, url: str, name: str) -> None:
@@ -190,8 +203,8 @@ def _empty_cluster(lab: Lab, member: str) -> str:
     groups = _remove_groups(admin, member)
     topics = [one for one in _topics(admin) if one not in KEPT_TOPICS]
     if topics:
-        # Behind a gate that is closed to users, an administrator's too, the mirror is the one who may.
-        may = AdminClient(lab.client_config("admin" if member == FIRST_ACTIVE else "mirror", member, "INTERNAL"))
+        # Behind a gate that is closed to users, an administrator too, the mirror is the one who may.
+        may = AdminClient(lab.client_config("mirror", member, "INTERNAL"))
         futures: Mapping[str, Future[Any]] = may.delete_topics(
             topics, operation_timeout=kafka.REQUEST_LIMIT_S, request_timeout=kafka.REQUEST_LIMIT_S
         )
@@ -277,15 +290,14 @@ def _remove_groups(admin: AdminClient, member: str) -> int:
     return len(names)
 
 
-def _renew_lease(lab: Lab) -> str:
+def _renew_lease(lab: Lab, holder: str) -> str:
     """A first lease again, under an epoch that nobody has seen: agents and brokers remember the earlier ones."""
     client = lab.plan.ports[f"etcd-{ARBITER}/client"]
     epoch = 1 + max(_epochs(lab))
     store.delete_prefix(client, store.INTENT_KEY)
-    store.put(client, store.LEASE_KEY, store.first_lease(FIRST_ACTIVE, epoch))
+    store.put(client, store.LEASE_KEY, store.first_lease(holder, epoch))
     if lab.fence_mode == gates.AUTHORIZER:
-        for member, role in ((FIRST_ACTIVE, "ACTIVE"), (other(FIRST_ACTIVE), "STANDBY")):
-            gates.wait_until_obeyed(lab, member, role)
+        gates.wait_until_obeyed(lab, other(holder), "STANDBY", epoch)
     return f"epoch {epoch}"
 
 
