@@ -268,8 +268,10 @@ class Stage:
         """Wait until a worker polls. Raises: AssertionError with its last words."""
 
         def ready() -> bool:
-            assert worker.process.poll() is None, worker.log.read_text()[-2000:]
-            return b"serving scopes" in worker.log.read_bytes()
+            ended = worker.process.poll() is not None
+            served = b"serving scopes" in worker.log.read_bytes()  # and perhaps died of its failpoint since
+            assert served or not ended, worker.log.read_text()[-2000:]
+            return served
 
         await until("the worker to serve", ready, WORKER_START_S)
 
