@@ -28,7 +28,8 @@ from lab.waiting import Say, Steps, wait_for
 
 KEPT_TOPICS = (connect.CONFIGS_TOPIC, connect.OFFSETS_TOPIC, connect.STATUS_TOPIC)
 GONE_LIMIT_S = 30.0
-STOPPING_LIMIT_S = 8.0
+STOPPING_LIMIT_S = 15.0
+"""Longer than the session of a member of `lab load` (10 s): one that was killed has vanished by then."""
 
 
 def reset(name: str, hard: bool, say: Say) -> Lab:
