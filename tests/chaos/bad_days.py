@@ -304,7 +304,9 @@ async def open_transactions(scene: Scene) -> Shown:
     app = stage.lab.client_config("app", scene.here)
     producer = Producer({**app, "transactional.id": f"lab-{uuid4().hex[:6]}", "transaction.timeout.ms": 300_000})
     group = f"stays-{uuid4().hex[:6]}"
-    consumer = Consumer({**app, "group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"})
+    # Frozen, a member can neither commit nor leave: the way back has to wait until its session is over.
+    member = {"enable.auto.commit": False, "auto.offset.reset": "earliest", "session.timeout.ms": 6000}
+    consumer = Consumer({**app, **member, "group.id": group})
     try:
         await off(producer.init_transactions, 30)
         producer.begin_transaction()
