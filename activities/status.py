@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from temporalio import activity
 
 from activities.book import LedgerBook
 from activities.step import Steps, Stopwatch, both, connector_of, read_lease
 from dcdr import drain
-from dcdr.errors import InvalidRequestError
+from dcdr.errors import InvalidRequestError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import Gate, Mirror, StepInput, SwitchoverRequest, TopicPartition, VerifyResult
 from dcdr.plan import Estate, MemberView, Preflight, Severity, check_request, examine, mirror_of
@@ -50,9 +51,13 @@ class StatusActivities(Steps):
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _nudge(self, scope: Scope, target: str) -> None:
-        """Have the mirror look for the source's topics now; by itself it does so every 30 s or so."""
+        """Have the mirror look for the source's topics now; by itself it does so every 30 s or so.
+
+        No answer, as from a mirror that cannot reach the source, is not our finding: the next look has it.
+        """
         source = next(name for name in scope.members if name != target)
-        await scope.member(target).connect.reload(mirror_of(scope, source, target).source_connector)
+        with suppress(TransientError):
+            await scope.member(target).connect.reload(mirror_of(scope, source, target).source_connector)
 
     @activity.defn(name="status.mirrors")
     async def mirrors(self, request: SwitchoverRequest) -> tuple[Mirror, Mirror]:

@@ -115,22 +115,22 @@ class ConnectControl:
         Raises: NotYetError when a task does not get out of its start within the worker's time.
         """
         if only_failed:
-            await self._restart(connector, "restart", includeTasks="true", onlyFailed="true")
+            await self._restart(connector, "restart", RESTART_TIMEOUT, includeTasks="true", onlyFailed="true")
             return
         known = await self._json("GET", _path(connector), f"look at {connector}")  # names no tasks where it is STOPPED
         for task in known.get("tasks") or []:
             await self._await_started(connector)
-            await self._restart(connector, f"tasks/{int(task['task'])}/restart")
+            await self._restart(connector, f"tasks/{int(task['task'])}/restart", RESTART_TIMEOUT)
 
     async def reload(self, connector: str) -> None:
         """Restart the connector alone; one that is STOPPED is left alone (Connect would call it UNASSIGNED)."""
         await self._json("GET", _path(connector), f"look at {connector}")  # an unknown one has no state either
         if await self._read_state(connector) is not ConnectorState.STOPPED:
-            await self._restart(connector, "restart", includeTasks="false", onlyFailed="false")
+            await self._restart(connector, "restart", REQUEST_TIMEOUT, includeTasks="false", onlyFailed="false")
 
-    async def _restart(self, connector: str, path: str, **options: str) -> None:
-        what, timeout = f"restart {connector}", RESTART_TIMEOUT.total_seconds()
-        await self._json("POST", f"{_path(connector)}/{path}", what, params=options, timeout=timeout)
+    async def _restart(self, connector: str, path: str, timeout: timedelta, **options: str) -> None:
+        what, seconds = f"restart {connector}", timeout.total_seconds()
+        await self._json("POST", f"{_path(connector)}/{path}", what, params=options, timeout=seconds)
 
     async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
         """Stored offsets under the connector's own source alias: those it would start from."""

@@ -13,8 +13,8 @@ from tests.integration.support import Worker, until
 from workflows import steps
 from workflows.steps import Step
 
-DEADLINE = "PT40S"
-"""Long enough to get to the handover on a busy machine, short enough to wait for."""
+DEADLINE, DRAIN_DEADLINE = "PT40S", "PT20S"
+"""Long enough to get to the handover on a busy machine, short enough to wait for; the drain's is part of it."""
 LOOKS = (steps.LEFTOVER, steps.MIRRORS, steps.PREFLIGHT)
 
 
@@ -122,7 +122,8 @@ def terminate(step: Step, found_by: str) -> Play:
     async def play(scene: Scene) -> Shown:
         stage = scene.stage
         side = getattr(scene, active_after)
-        hurry = {"DCDR_DRAIN__OPERATION_DEADLINE": DEADLINE} if found_by == "finder" else {}
+        deadlines = {"DCDR_DRAIN__DEADLINE": DRAIN_DEADLINE, "DCDR_DRAIN__OPERATION_DEADLINE": DEADLINE}
+        hurry = deadlines if found_by == "finder" else {}
         async with stage.worker(point, settings=hurry) as worker:
             handle = await stage.start(scene.there)
             await worker.reached(point)
