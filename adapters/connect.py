@@ -33,7 +33,6 @@ READ_BACK: Final = timedelta(seconds=3)
 CHUNK: Final = 500
 """Partitions in one change of offsets."""
 _POLL_S: Final = 0.02
-_STARTING: Final = ("UNASSIGNED", "RESTARTING")
 _SECRET = re.compile(r"password|secret|jaas|token", re.IGNORECASE)
 _ALIAS = "source.cluster.alias"
 
@@ -114,23 +113,24 @@ class ConnectControl:
 
         Raises: NotYetError when a task does not get out of its start within the worker's time.
         """
+        patience = RESTART_TIMEOUT.total_seconds()
         if only_failed:
-            await self._restart(connector, "restart", RESTART_TIMEOUT, includeTasks="true", onlyFailed="true")
+            options = {"includeTasks": "true", "onlyFailed": "true"}
+            await self._restart(connector, "restart", params=options, timeout=patience)
             return
         known = await self._json("GET", _path(connector), f"look at {connector}")  # names no tasks where it is STOPPED
         for task in known.get("tasks") or []:
             await self._await_started(connector)
-            await self._restart(connector, f"tasks/{int(task['task'])}/restart", RESTART_TIMEOUT)
+            await self._restart(connector, f"tasks/{int(task['task'])}/restart", timeout=patience)
 
     async def reload(self, connector: str) -> None:
         """Restart the connector alone; one that is STOPPED is left alone (Connect would call it UNASSIGNED)."""
         await self._json("GET", _path(connector), f"look at {connector}")  # an unknown one has no state either
         if await self._read_state(connector) is not ConnectorState.STOPPED:
-            await self._restart(connector, "restart", REQUEST_TIMEOUT, includeTasks="false", onlyFailed="false")
+            await self._restart(connector, "restart", params={"includeTasks": "false", "onlyFailed": "false"})
 
-    async def _restart(self, connector: str, path: str, timeout: timedelta, **options: str) -> None:
-        what, seconds = f"restart {connector}", timeout.total_seconds()
-        await self._json("POST", f"{_path(connector)}/{path}", what, params=options, timeout=seconds)
+    async def _restart(self, connector: str, path: str, **request: Any) -> None:
+        await self._json("POST", f"{_path(connector)}/{path}", f"restart {connector}", **request)
 
     async def offsets(self, connector: str) -> Mapping[TopicPartition, int]:
         """Stored offsets under the connector's own source alias: those it would start from."""
@@ -191,35 +191,47 @@ class ConnectControl:
         return None if alias is None else str(alias)
 
     async def _await_state(self, connector: str, good: Callable[[ConnectorState], bool], wanted: str) -> None:
-        deadline = time.monotonic() + READ_BACK.total_seconds()
-        while True:
-            state = await self._read_state(connector)
-            if good(state):
-                return
-            if time.monotonic() > deadline:
-                raise NotYetError(
-                    f"{connector} on {self._dc} was asked to be {wanted} and says {state.value} after "
-                    f"{READ_BACK.total_seconds():g} s: a rebalance is pending, or its worker is away"
-                )
-            await asyncio.sleep(_POLL_S)
+        await self._await_status(
+            connector,
+            READ_BACK,
+            lambda status: good(_state(status.get("connector"))),
+            lambda status: (
+                f"{connector} on {self._dc} was asked to be {wanted} and says "
+                f"{_state(status.get('connector')).value} after {READ_BACK.total_seconds():g} s: "
+                "a rebalance is pending, or its worker is away"
+            ),
+        )
 
     async def _await_started(self, connector: str) -> None:
-        deadline = time.monotonic() + RESTART_TIMEOUT.total_seconds()
-        while True:
-            status = await self._json("GET", f"{_path(connector)}/status", f"read the tasks of {connector}")
-            starting = [int(task["id"]) for task in status.get("tasks") or [] if task.get("state") in _STARTING]
-            if not starting:
-                return
+        await self._await_status(
+            connector,
+            RESTART_TIMEOUT,
+            lambda status: not _starting(status),
+            lambda status: (
+                f"{connector} on {self._dc}: tasks {_starting(status)} have been starting for "
+                f"{RESTART_TIMEOUT.total_seconds():g} s; look at the worker's log"
+            ),
+        )
+
+    async def _await_status(
+        self,
+        connector: str,
+        limit: timedelta,
+        holds: Callable[[dict[str, Any]], bool],
+        trouble: Callable[[dict[str, Any]], str],
+    ) -> None:
+        """Raises: NotYetError with what `trouble` says of the last status, when `limit` is over."""
+        deadline = time.monotonic() + limit.total_seconds()
+        while not holds(status := await self._read_status(connector)):
             if time.monotonic() > deadline:
-                raise NotYetError(
-                    f"{connector} on {self._dc}: tasks {starting} have been starting for "
-                    f"{RESTART_TIMEOUT.total_seconds():g} s; look at the worker's log"
-                )
+                raise NotYetError(trouble(status))
             await asyncio.sleep(_POLL_S)
 
     async def _read_state(self, connector: str) -> ConnectorState:
-        status = await self._json("GET", f"{_path(connector)}/status", f"read the state of {connector}")
-        return _state(status.get("connector"))
+        return _state((await self._read_status(connector)).get("connector"))
+
+    async def _read_status(self, connector: str) -> dict[str, Any]:
+        return await self._json("GET", f"{_path(connector)}/status", f"read the state of {connector}")
 
     async def _json(self, method: str, path: str, what: str, **request: Any) -> dict[str, Any]:
         try:
@@ -297,6 +309,12 @@ def read_offsets(found: Mapping[str, Any]) -> dict[tuple[str, TopicPartition], i
 def _row(source: str, place: TopicPartition, offset: int | None) -> dict[str, Any]:
     key = {"cluster": source, "topic": place.topic, "partition": place.partition}
     return {"partition": key, "offset": None if offset is None else {"offset": offset}}
+
+
+def _starting(status: Mapping[str, Any]) -> list[int]:
+    """Numbers of the tasks that are on their way up."""
+    states = (ConnectorState.UNASSIGNED, ConnectorState.RESTARTING)
+    return [int(task["id"]) for task in status.get("tasks") or [] if task.get("state") in states]
 
 
 def _state(part: Mapping[str, Any] | None) -> ConnectorState:

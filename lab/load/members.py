@@ -24,6 +24,8 @@ TRY_AGAIN_NS = 300_000_000
 CALL_S = 5.0
 PARK_AFTER_S = 2.0
 CATCH_UP_S = 8.0
+STANDSTILL_S = 2.0
+"""A member that looked away for longer starts anew: its group may since have read elsewhere what it has fetched."""
 QUIET_S = 0.5
 """A member that is asked to finish has caught up when nothing arrived for this long."""
 
@@ -178,6 +180,7 @@ class Member(threading.Thread):
         commit_at = time.monotonic() + COMMIT_EVERY_S
         finish_by = quiet_since = None
         allowance, allowance_at = 0.0, time.monotonic()
+        looked = time.monotonic()
         while True:
             now = time.monotonic()
             if self._finishing.is_set():
@@ -195,8 +198,12 @@ class Member(threading.Thread):
                 most = min(int(allowance), 500)
                 if most < 1:
                     time.sleep(0.02)
+                    looked = now
                     continue
             messages = self._consume(consumer, most)
+            if time.monotonic() - looked > STANDSTILL_S:
+                raise _LostError(KafkaError(KafkaError._MAX_POLL_EXCEEDED))
+            looked = now
             allowance -= len(messages)
             self._take(messages)
             quiet_since = None if messages else (quiet_since or now)
