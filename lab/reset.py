@@ -106,9 +106,7 @@ def _wipe(lab: Lab, say: Say) -> None:
         if process.state is not ProcessState.DOWN:
             process.kill()
     for member in MEMBERS:
-        lab.process(
-            f"agent-{member}"
-        ).stop()  # an empty estate begins with the first epoch, and they remember later ones
+        lab.process(f"agent-{member}").stop()  # it remembers epochs, and an empty estate begins with the first
         shutil.rmtree(lab.home.data / f"agent-{member}", ignore_errors=True)
         for broker in lab.brokers(member):
             shutil.rmtree(lab.home.data / broker, ignore_errors=True)

@@ -26,6 +26,7 @@ DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 4
 OPTIONS = {
     "tests/unit": ["-q"],
     "tests/replay": ["-q"],
+    "tests/models": ["-q", "-n", "2"],
     "tests/workflows": ["-q", "-n", "4", "--dist", "worksteal"],
     "tests/integration": ["-v", "-m", "not thorough"],
 }
@@ -157,6 +158,7 @@ def test(run: Run) -> None:
     is_set_up = set_up(run)
     if is_set_up:
         check(run)
+        run.suite("tests/models")
         run.suite("tests/workflows")
     waiting = run.now()
     servers.join()
