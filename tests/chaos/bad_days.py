@@ -383,10 +383,12 @@ async def forged_offsets(scene: Scene) -> Shown:
 
 
 @contextlib.asynccontextmanager
-async def held(scene: Scene, step: steps.Step) -> AsyncIterator[tuple[Worker, Any]]:
-    """A switchover that stands before `step`."""
+async def held(
+    scene: Scene, step: steps.Step, settings: dict[str, str] | None = None
+) -> AsyncIterator[tuple[Worker, Any]]:
+    """A switchover that stands before `step`. `settings`: of its worker, on top of the lab's."""
     hold = Failpoint(step.name, "before", "hold")
-    async with scene.stage.worker(hold) as worker:
+    async with scene.stage.worker(hold, settings=settings) as worker:
         handle = await scene.stage.start(scene.there)
         await worker.reached(hold)
         yield worker, handle
