@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lab import gates
 from lab.check.report import WORDS, as_table
 from lab.down import down
 from lab.errors import LabError
@@ -83,9 +84,9 @@ async def ready(stage: Stage) -> None:
         await stage.ready()
 
 
-async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, code: str) -> None:
+async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, fence: str, code: str) -> None:
     rows = {row.name: row for row in MATRIX}
-    stage = await Stage.open(lab)
+    stage = await Stage.open(lab, fence=fence)
     for number, name in enumerate(names, 1):
         if results.code() != code:
             say(f"the code is not {code} any more: what comes would not count. Run again")
@@ -110,7 +111,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="play every N-th row from the I-th")
     parser.add_argument("--only", default="", metavar="REGEX", help="rows whose name it matches somewhere")
     parser.add_argument("--again", action="store_true", help="play rows too that have passed at this commit")
-    parser.add_argument("--lab", default="", help="lab to use (default: chaos-<I>); it is made fresh first")
+    parser.add_argument("--lab", default="", help="lab to use, and one a fence mode (default: chaos-<I>)")
     parser.add_argument("--keep", action="store_true", help="leave the lab running")
     parser.add_argument("--table", action="store_true", help="play nothing")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
@@ -138,10 +139,13 @@ def main() -> int:
     again = given.again or code.endswith(DIRTY)
     wanted = [] if given.table else results.todo(names, results.load(folder), again)
     say(f"{len(wanted)} of {len(names)} rows to play with code {code}; results in {folder}")
-    if wanted:
-        lab = given.lab or f"chaos-{given.number}"
+    modes = {row.name: row.fence for row in MATRIX}
+    for fence in gates.MODES:  # one after the other: the machine carries one lab
+        if not (chosen := [name for name in wanted if modes[name] == fence]):
+            continue
+        lab = f"{given.lab or f'chaos-{given.number}'}-{fence}"
         try:
-            asyncio.run(play_all(wanted, f"shard-{given.number}-of-{given.count}", folder, lab, code))
+            asyncio.run(play_all(chosen, f"shard-{given.number}-of-{given.count}", folder, lab, fence, code))
         except LabError as error:
             say(f"the lab is lost: {error}")
         finally:

@@ -21,7 +21,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.failpoints import Failpoint
 from dcdr.model import GroupVerdict, Outcome
-from lab import connect
+from lab import connect, gates
 from lab.faults import Direction
 from starter.client import Ended
 from tests.chaos.conflicts import conflicts
@@ -573,9 +573,10 @@ def rows() -> Iterator[Row]:
     yield Row("an open transaction, a lagging group with a member", open_transactions)
     yield Row("a drain that does not finish by its deadline", drain_deadline, UNDONE, 150.0)
     yield Row("stored offsets of the mirror set ahead of its copies", forged_offsets, UNDONE, 150.0, spoils=True)
-    yield Row("a late record after the cut", late_record)
-    yield Row("a new topic after the cut", late_topic)
-    yield Row("a record after the handover is a tail", tail, spoils=True)
+    # Written by a super user, whom the authorizer's gate would have refused.
+    yield Row("a late record after the cut", late_record, fence=gates.ACL)
+    yield Row("a new topic after the cut", late_topic, fence=gates.ACL)
+    yield Row("a record after the handover is a tail", tail, fence=gates.ACL, spoils=True)
     yield Row("Connect of the target dies in the drain", Outage("connect-{there}", steps.DRAIN), either, 150.0)
     yield Row("Connect of the target dies after the handover", Outage("connect-{there}", steps.RETIRE), rest_s=150.0)
     yield Row("the source's broker dies in the drain", Outage("kafka-{here}-1", steps.DRAIN), either, 150.0)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from lab import gates
 from lab.load import Load
 from tests.integration.support import Stage
 
@@ -53,5 +54,7 @@ class Row:
     play: Play
     expect: frozenset[End] = field(default_factory=lambda: frozenset({End.DONE}))
     rest_s: float = 90.0
+    fence: str = gates.AUTHORIZER
+    """The mode of the lab it is played on."""
     spoils: bool = False
     """It leaves something behind that later rows would stumble over."""
