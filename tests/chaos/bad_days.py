@@ -563,7 +563,9 @@ def rows() -> Iterator[Row]:
     ):
         yield Row(f"an unsafe connector: {key}", refusal(says, arrange=unsafe_setting(key, value)), REFUSED)
     yield Row("no authorizer on a cluster", refusal("no authorizer", arrange=no_authorizer), REFUSED, 150.0)
-    yield Row("a topic missing on the target", refusal("is missing on", arrange=topic_missing), REFUSED, 200.0, True)
+    yield Row(
+        "a topic missing on the target", refusal("is missing on", arrange=topic_missing), REFUSED, 200.0, spoils=True
+    )
     yield Row("a topic created a second before the start", young_topic)
     large = refusal("mirror's producer sends at most", arrange=topic_of_large_records)
     yield Row("records larger than the mirror's producer accepts", large, REFUSED, spoils=True)
