@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -20,12 +21,13 @@ from typing import Any
 
 import httpx
 import yaml
+from aiohttp import web
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from dcdr.bounds import LeaseTiming, Preset
 from dcdr.model import Outcome
-from lab import connect, gates, store
+from lab import connect, gates, store, tls
 from lab.addresses import ARBITER
 from lab.settings import LEASE
 from tests.chaos.bad_days import held, off
@@ -339,6 +341,66 @@ async def transaction_when_the_gate_closes(scene: Scene) -> Shown:
     return Shown(f"closed after {took:.2f} s; the commit: {said}", End.AS_BEFORE, scene.here)
 
 
+# --- the marker's channel ---
+
+
+@dataclass(frozen=True)
+class Lie:
+    """Somebody answers in the agent's place, with its certificate: `lie` is laid over an ACTIVE marker for a minute."""
+
+    lie: Callable[[Scene], dict[str, Any] | bytes]
+    reason: str
+
+    async def __call__(self, scene: Scene) -> Shown:
+        lab, agent = scene.stage.lab, f"agent-{scene.here}"
+        here = Trace(scene.stage, scene.here)
+        await off(lab.fault.kill, agent)
+        answered = 0
+
+        async def answer(request: web.Request) -> web.Response:
+            nonlocal answered
+            answered += 1
+            told = self.lie(scene)
+            if isinstance(told, bytes):
+                return web.Response(body=told, content_type="application/json")
+            truth = {
+                "scope": SCOPE, "dc": scene.here, "cluster": scene.stage.cluster_id(scene.here), "role": "ACTIVE",
+                "epoch": scene.stage.lease().epoch, "version": "a lie", "valid_ms": 60_000,
+                "wall_ms": time.time_ns() // 1_000_000,
+            }  # fmt: skip
+            return web.json_response(truth | told)
+
+        async with _answering(scene, answer):
+            took = await here.closed()
+            await until("the lies to be told", lambda: answered > 3, 20)
+            assert self.reason in here.reasons(), here.changes()
+            assert here.users() == {"closed"}
+        await off(lab.fault.restart, agent)
+        await reopens(scene, here)
+        return Shown(
+            f"{answered} answers refused ({self.reason}): closed after {took:.2f} s", End.AS_BEFORE, scene.here
+        )
+
+
+@contextlib.asynccontextmanager
+async def _answering(scene: Scene, answer: Callable[[web.Request], Any]) -> AsyncIterator[None]:
+    lab, agent = scene.stage.lab, f"agent-{scene.here}"
+    files = tls.files(lab.home, agent)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(files["ca"]))
+    context.load_cert_chain(files["certificate"], files["key"])
+    context.verify_mode = ssl.CERT_REQUIRED
+    app = web.Application()
+    app.router.add_get("/v1/marker", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    listen = lab.plan.ports[f"{agent}/marker"]
+    try:
+        await web.TCPSite(runner, listen.host, listen.port, ssl_context=context).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
 # --- the record -----------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +555,14 @@ def rows() -> Iterator[Row]:
     yield row("the active site is cut off from the store", cut_off)
     for name, spoil, says in _records():
         yield row(f"the record is {name}", Record(spoil, name, says))
+    channel = "kafka-{here}-*->agent-{here}:marker"
+    heal = link(channel, "heal")
+    yield row("the marker's channel is gone", Closes(link(channel, "cut"), heal, "cut"))
+    yield row("the marker's channel is half open", Closes(link(channel, "blackhole"), heal, "black-holed"))
+    yield row("the marker's channel answers garbage", Lie(lambda scene: b"\x00\xff no marker", "unreadable"))
+    yield row("an agent of an old epoch", Lie(lambda scene: {"epoch": scene.stage.lease().epoch - 1}, "lower_epoch"))
+    foreign = Lie(lambda scene: {"cluster": scene.stage.cluster_id(scene.there)}, "foreign_cluster")
+    yield row("an agent of another cluster", foreign)
     for fence in gates.MODES:
         where = "" if fence == gates.AUTHORIZER else f" ({fence})"
         before, after = all_die_before_the_handover, all_die_after_the_handover
