@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -341,12 +343,42 @@ async def transaction_when_the_gate_closes(scene: Scene) -> Shown:
     return Shown(f"closed after {took:.2f} s; the commit: {said}", End.AS_BEFORE, scene.here)
 
 
+@dataclass(frozen=True)
+class Clock:
+    """The wall clock of the agent's process is set while it runs, and set right again."""
+
+    offset: str
+
+    async def __call__(self, scene: Scene) -> Shown:
+        lab, agent = scene.stage.lab, f"agent-{scene.here}"
+        setting = scene.stage.folder / "agent.clock"
+        setting.write_text("+0s\n")
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+        told = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(setting),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        await off(partial(lab.fault.restart, agent, environment=told))
+        before = Trace(scene.stage, scene.here)
+        await before.opened()
+        here = Trace(scene.stage, scene.here)
+        setting.write_text(f"{self.offset}\n")
+        took = await here.closed()
+        assert "clock-skew" in here.reasons(), here.changes()
+        setting.write_text("+0s\n")
+        await reopens(scene, here)
+        await off(lab.fault.restart, agent)
+        return Shown(f"{agent}'s clock set by {self.offset}: closed after {took:.2f} s", End.AS_BEFORE, scene.here)
+
+
 # --- the marker's channel ---
 
 
 @dataclass(frozen=True)
 class Lie:
-    """Somebody answers in the agent's place, with its certificate: `lie` is laid over an ACTIVE marker for a minute."""
+    """Somebody answers in the agent's place, with its certificate: `lie` is laid over a marker that opens."""
 
     lie: Callable[[Scene], dict[str, Any] | bytes]
     reason: str
@@ -365,7 +397,7 @@ class Lie:
                 return web.Response(body=told, content_type="application/json")
             truth = {
                 "scope": SCOPE, "dc": scene.here, "cluster": scene.stage.cluster_id(scene.here), "role": "ACTIVE",
-                "epoch": scene.stage.lease().epoch, "version": "a lie", "valid_ms": 60_000,
+                "epoch": scene.stage.lease().epoch, "version": "a lie", "valid_ms": int(TIMING.validity * 1000),
                 "wall_ms": time.time_ns() // 1_000_000,
             }  # fmt: skip
             return web.json_response(truth | told)
@@ -535,6 +567,8 @@ def rows() -> Iterator[Row]:
     yield row("the agent is restarted at once", agent_restarted_at_once)
     yield row("two agents of one data center", agents_of_one_data_center)
     yield row("an agent of the wrong side", agent_of_the_wrong_side)
+    yield row("the agent's wall clock is set ahead", Clock("+30s"))
+    yield row("the agent's wall clock is set back", Clock("-30s"))
     yield row("the active broker is restarted", broker_restarted_while_open)
     yield row("a broker is restarted while closed", broker_restarted_while_closed)
     yield row("the standby's broker is restarted", standby_broker_restarted)
@@ -560,8 +594,8 @@ def rows() -> Iterator[Row]:
     yield row("the marker's channel is gone", Closes(link(channel, "cut"), heal, "cut"))
     yield row("the marker's channel is half open", Closes(link(channel, "blackhole"), heal, "black-holed"))
     yield row("the marker's channel answers garbage", Lie(lambda scene: b"\x00\xff no marker", "unreadable"))
-    yield row("an agent of an old epoch", Lie(lambda scene: {"epoch": scene.stage.lease().epoch - 1}, "lower_epoch"))
-    foreign = Lie(lambda scene: {"cluster": scene.stage.cluster_id(scene.there)}, "foreign_cluster")
+    yield row("an agent of an old epoch", Lie(lambda scene: {"epoch": scene.stage.lease().epoch - 1}, "lower-epoch"))
+    foreign = Lie(lambda scene: {"cluster": scene.stage.cluster_id(scene.there)}, "foreign-cluster")
     yield row("an agent of another cluster", foreign)
     for fence in gates.MODES:
         where = "" if fence == gates.AUTHORIZER else f" ({fence})"
