@@ -343,6 +343,11 @@ async def transaction_when_the_gate_closes(scene: Scene) -> Shown:
     return Shown(f"closed after {took:.2f} s; the commit: {said}", End.AS_BEFORE, scene.here)
 
 
+def fake_clock() -> str:
+    """The library that gives one process a wall clock of its own (Debian's `faketime`)."""
+    return str(next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
+
+
 @dataclass(frozen=True)
 class Clock:
     """The wall clock of the agent's process is set while it runs, and set right again."""
@@ -353,9 +358,8 @@ class Clock:
         lab, agent = scene.stage.lab, f"agent-{scene.here}"
         setting = scene.stage.folder / "agent.clock"
         setting.write_text("+0s\n")
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
         told = {
-            "LD_PRELOAD": str(library),
+            "LD_PRELOAD": fake_clock(),
             "FAKETIME_TIMESTAMP_FILE": str(setting),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
