@@ -49,8 +49,6 @@ FAULT_S = 7.0
 RENEWAL_LIMIT_S, TAKEOVER_LIMIT_S = 60.0, 60.0
 """Beyond what the lease's own times say."""
 LOOK_S, ANSWER_S = 0.02, 2.0
-ANOTHER_S = 0.2
-"""A renewal is told from the one before when they were sent so far apart: a look is exact to its own few ms."""
 STEADY_S = 60.0
 AUTOMATIC = {f"DCDR_SCOPES__{store.SCOPE.upper()}__LEASE__AUTOMATIC": "true"}
 JMH_LIMIT_S = 1800.0
@@ -283,7 +281,7 @@ async def _renewals(stand: _Stand, dc: str) -> AsyncIterator[list[float]]:
     """The committed renewals of `dc`'s agent, each by the moment it was sent (seconds, CLOCK_MONOTONIC): what the
     marker's validity counts from, and so what the agent's own metrics tell. Grows while the block runs."""
     sent: list[float] = []
-    url = f"http://{stand.lab.plan.ports[f'agent-{dc}/status']}/metrics"
+    url, timing = f"http://{stand.lab.plan.ports[f'agent-{dc}/status']}/metrics", stand.timing
 
     async def listen() -> None:
         async with httpx.AsyncClient(timeout=ANSWER_S) as client:
@@ -291,8 +289,8 @@ async def _renewals(stand: _Stand, dc: str) -> AsyncIterator[list[float]]:
                 with contextlib.suppress(httpx.TransportError):  # it is being killed
                     asked = time.monotonic()
                     left = valid_s((await client.get(url)).text)
-                    at = asked + left - stand.timing.validity
-                    if left > 0 and (not sent or at > sent[-1] + ANOTHER_S):
+                    at = asked + left - timing.validity  # exact to the few ms of the answer
+                    if left > 0 and (not sent or at > sent[-1] + timing.renew / 2):
                         sent.append(at)
                 await asyncio.sleep(LOOK_S)
 
