@@ -176,7 +176,7 @@ class Keeper:
         await self._learn(tenure.committed(self._known, stored, sent, self._clock()))
 
     async def _learn(self, known: Tenure) -> None:
-        before = self.marker()
+        learnt, before = self._clock(), self.marker()
         if known.record is not None:
             self._remember(known.record.epoch)
         self._known = known
@@ -184,6 +184,11 @@ class Keeper:
         if (before.epoch, before.role) != (after.epoch, after.role):
             async with self._told:
                 self._told.notify_all()
+            # When the store's answer was there: beside the gates' own trace, this tells how long the brokers took.
+            log.info(
+                "scope %s: brokers of %s are told %s, epoch %d, mono_ns=%d",
+                self._scope, known.dc, after.role.value, after.epoch, round(learnt * 1e9),
+            )  # fmt: skip
 
 
 class NoRecordError(PermanentError):

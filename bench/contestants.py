@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -79,7 +80,7 @@ class _Workflow:
 
     async def switch(self, source: str, target: str) -> list[StepTime]:
         command = [sys.executable, "-m", "dcdr", "switchover", lab_store.SCOPE, "--to", target, "-o", "json"]
-        out, err, code = await _run(command, self._environment, WORKFLOW_LIMIT_S)
+        out, err, code = await run(command, self._environment, WORKFLOW_LIMIT_S)
         if code != 0:
             raise BenchError(f"dcdr switchover --to {target} ended with {code}:\n{err[-3000:]}")
         report = TransitionReport.model_validate_json(out)
@@ -124,7 +125,7 @@ class _Runbook:
         variables = {**self._fixed, **self._member("SOURCE", source), **self._member("TARGET", target)}
         estate.write_text("".join(f"{name}={json.dumps(value)}\n" for name, value in variables.items()))
         command = ["bash", str(ROOT / "bench" / "runbook.sh"), str(estate), str(times)]
-        _, err, code = await _run(command, dict(os.environ), RUNBOOK_LIMIT_S)
+        _, err, code = await run(command, dict(os.environ), RUNBOOK_LIMIT_S)
         if code != 0:
             raise BenchError(f"the runbook to {target} ended with {code}:\n{err[-3000:]}")
         steps = []
@@ -166,8 +167,9 @@ class _Runbook:
         }
 
 
-async def _run(command: list[str], environment: dict[str, str], limit_s: float) -> tuple[str, str, int]:
-    """Standard output, standard error and exit code. Raises: BenchError past the limit; the process is ended."""
+async def run(command: list[str], environment: dict[str, str], limit_s: float) -> tuple[str, str, int]:
+    """Standard output, standard error and exit code. Raises: BenchError past the limit; the process is ended, and what
+    it started as well."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
@@ -175,6 +177,7 @@ async def _run(command: list[str], environment: dict[str, str], limit_s: float) 
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         out, err = await asyncio.wait_for(process.communicate(), limit_s)
@@ -182,6 +185,6 @@ async def _run(command: list[str], environment: dict[str, str], limit_s: float) 
         raise BenchError(f"{command[0]} {command[1]} did not end within {limit_s:.0f} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return out.decode(), err.decode(), process.returncode or 0

@@ -26,6 +26,16 @@ class Contestant(StrEnum):
         return self is not Contestant.RUNBOOK
 
 
+class Trial(StrEnum):
+    """What is measured of the lease and the gates, without a switchover."""
+
+    GATE = "gate"
+    TAKEOVER = "takeover"
+    RENEWAL = "renewal"
+    AGENT = "agent"
+    AUTHORIZER = "authorizer"
+
+
 class _Kept(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,22 +84,96 @@ class Run(_Kept):
         return (self.first_ack_ns - self.last_ack_ns - covered) / 1e6
 
 
-class Series(_Kept):
-    """All runs of one contestant. `verdict` is the checker's word, `anomalies` its counts where they are not zero."""
+class Wanted(_Kept):
+    """What a series is asked for, and on what kind of lab: results of other numbers are other results."""
 
-    contestant: Contestant
-    code: str
     switchovers: int
     rate: float
     size: int
     brokers: int
+    fence: str
+
+
+class _Result(_Kept):
+    """What is kept of one series, and under which circumstances it was measured."""
+
+    code: str
+    wanted: Wanted
     started: str
     load_average: float
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def written(self, folder: Path) -> Self:
+        """Keep it in `folder`."""
+        path = folder / f"{self.name}.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(self.model_dump_json(indent=1) + "\n")
+        fresh.replace(path)
+        return self
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> Self | None:
+        """None where there is none. Raises: BenchError when the file cannot be read."""
+        path = folder / f"{name}.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise BenchError(
+                f"{path} is not a result of this version ({error.error_count()} faults): remove it"
+            ) from None
+
+
+class Figure(_Kept):
+    """All values of one thing that was measured. `aim`: the highest that the worst of them should be."""
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    aim: float | None = None
+
+    @property
+    def p50(self) -> float:
+        return median(self.values)
+
+    @property
+    def worst(self) -> float:
+        return max(self.values)
+
+    @property
+    def met(self) -> bool | None:
+        """None where nothing was aimed at."""
+        return None if self.aim is None else self.worst <= self.aim
+
+
+class Measured(_Result):
+    """What one trial found."""
+
+    trial: Trial
+    figures: tuple[Figure, ...]
+
+    @property
+    def name(self) -> str:
+        return self.trial
+
+
+class Series(_Result):
+    """All runs of one contestant. `verdict` is the checker's word, `anomalies` its counts where they are not zero."""
+
+    contestant: Contestant
     runs: tuple[Run, ...]
     discarded: tuple[str, ...]
     verdict: str
     anomalies: dict[str, int]
     acknowledged: int
+
+    @property
+    def name(self) -> str:
+        return self.contestant
 
     @property
     def outages(self) -> list[float]:
@@ -114,22 +198,3 @@ class Series(_Kept):
     @property
     def clean(self) -> bool:
         return self.verdict == "clean"
-
-    def write(self, folder: Path) -> None:
-        path = folder / f"{self.contestant}.json"
-        fresh = path.with_suffix(".new")
-        fresh.write_text(self.model_dump_json(indent=1) + "\n")
-        fresh.replace(path)
-
-    @classmethod
-    def read(cls, folder: Path, contestant: Contestant) -> Self | None:
-        """None where there is none. Raises: BenchError when the file cannot be read."""
-        path = folder / f"{contestant}.json"
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            raise BenchError(
-                f"{path} is not a result of this version ({error.error_count()} faults): remove it"
-            ) from None

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from bench.model import Contestant, Series
+from bench.model import Contestant, Measured, Series, Trial
+from lab import gates
 
 Results = Mapping[Contestant, Series]
+Trials = Mapping[Trial, Measured]
 
 P50_AIM_MS, WORST_AIM_MS, STEP_AIM_MS, RUNBOOK_AIM = 250.0, 600.0, 15.0, 20.0
 NAMES = {
@@ -52,8 +54,8 @@ def steps_inside(series: Series) -> int:
     return max((sum(step.in_outage for step in run.steps) for run in series.runs), default=0)
 
 
-def ratios(results: Results) -> list[Aim]:
-    """Everything that compares, as far as the series are there."""
+def ratios(results: Results, rival: Series | None = None) -> list[Aim]:
+    """Everything that compares, as far as the series are there. `rival`: the workflow's with the other fence."""
     found = []
     a, b, c = (results.get(one) for one in (Contestant.WORKFLOW, Contestant.FLOOR, Contestant.RUNBOOK))
     if a and c:
@@ -72,6 +74,10 @@ def ratios(results: Results) -> list[Aim]:
                 each <= STEP_AIM_MS,
             )
         )
+    if a and rival:
+        of = {series.wanted.fence: series.p50 for series in (a, rival)}
+        value = of[gates.AUTHORIZER] / of[gates.ACL]
+        found.append(Aim("workflow: our gates / ACLs", value, "times", "at most 1", value <= 1))
     return found
 
 
@@ -114,14 +120,33 @@ def shares(series: Series) -> list[Share]:
     return found
 
 
-def tables(results: Results, machine: str) -> str:
+def tables(results: Results, machine: str, trials: Trials, rival: Series | None = None) -> str:
     """What a person reads."""
+    said = f"times are this machine's ({machine}) and of this hour; the ratios are what to compare"
+    lines = [*(_outages(results, rival) if results else ()), *(_promises(trials) if trials else ()), "", said]
+    return "\n".join(lines)
+
+
+def _promises(trials: Trials) -> list[str]:
+    """What was measured of lease and gates; the worst value is what is held against the aim."""
+    lines = ["", f"{'lease and gates':<76}{'n':>5}{'p50':>10}{'worst':>10}"]
+    for trial, measured in trials.items():
+        lines.append(f"{trial}, load average before {measured.load_average:g}")
+        for one in measured.figures:
+            text = f"  {one.name + ', ' + one.unit:<74}{len(one.values):>5}{one.p50:>10,.2f}{one.worst:>10,.2f}"
+            aim = "" if one.aim is None else f"  aim: at most {one.aim:g}: {'met' if one.met else 'NOT MET'}"
+            lines.append(text + aim)
+    return lines
+
+
+def _outages(results: Results, rival: Series | None) -> list[str]:
     lines = ["", f"{'producer-visible outage':<28}" + "".join(f"{NAMES[one]:>19}" for one in results)]
 
     def row(name: str, cells: Iterable[str]) -> None:
         lines.append(f"{name:<28}" + "".join(f"{cell:>19}" for cell in cells))
 
     every = list(results.values())
+    row("fence", (one.wanted.fence for one in every))
     row("p50, ms", (f"{one.p50:,.0f}" for one in every))
     row("worst, ms", (f"{one.worst:,.0f}" for one in every))
     row("slowest producer, p50, ms", (f"{one.slowest_p50:,.0f}" for one in every))
@@ -130,9 +155,8 @@ def tables(results: Results, machine: str) -> str:
     row("acknowledged records", (f"{one.acknowledged:,}" for one in every))
     row("checker", (one.verdict for one in every))
     row("load average before", (f"{one.load_average:g}" for one in every))
-    lines.append(f"times are this machine's ({machine}) and of this hour; the ratios are what to compare")
     lines.append("")
-    for aim in (*ratios(results), *absolutes(results)):
+    for aim in (*ratios(results, rival), *absolutes(results)):
         value = f"{aim.value:,.1f}" if aim.value < 100 else f"{aim.value:,.0f}"
         text = f"{aim.name:<46}{value:>9} {aim.unit:<6}"
         lines.append(f"{text} aim: {aim.aim}: {aim.verdict}" if aim.aim else text.rstrip())
@@ -150,14 +174,25 @@ def tables(results: Results, machine: str) -> str:
         "",
         "inside: the step's part of the outage; steps run side by side, so shares may add up to more than 100 %",
     ]
-    return "\n".join(lines)
+    return lines
 
 
-def document(results: Results, machine: str) -> dict[str, Any]:
+def document(results: Results, machine: str, trials: Trials, rival: Series | None = None) -> dict[str, Any]:
     """What a program reads."""
     return {
         "machine": machine,
-        "aims": [asdict(aim) for aim in (*ratios(results), *absolutes(results))],
+        "aims": [asdict(aim) for aim in (*ratios(results, rival), *absolutes(results))],
+        "gates": {
+            str(trial): {
+                "figures": [
+                    {**one.model_dump(), "p50": one.p50, "worst": one.worst, "met": one.met} for one in measured.figures
+                ],
+                "fence": measured.wanted.fence,
+                "started": measured.started,
+                "load_average": measured.load_average,
+            }
+            for trial, measured in trials.items()
+        },
         "series": {
             str(contestant): {
                 "outage_ms": {"p50": series.p50, "worst": series.worst, "all": series.outages},
@@ -167,6 +202,7 @@ def document(results: Results, machine: str) -> dict[str, Any]:
                 "verdict": series.verdict,
                 "anomalies": series.anomalies,
                 "acknowledged": series.acknowledged,
+                "fence": series.wanted.fence,
                 "started": series.started,
                 "load_average": series.load_average,
                 "steps": [asdict(share) for share in shares(series)],

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.contestants import ROOT, open_switcher
 from bench.errors import BenchError
 from bench.mirror import wait_until_close
-from bench.model import Contestant, Run, Series, StepTime
+from bench.model import Contestant, Run, Series, StepTime, Wanted
 from lab import Lab
 from lab.addresses import MEMBERS, other
 from lab.check import Demands
@@ -26,7 +26,11 @@ from lab.load.outage import Ack
 from lab.reset import reset
 
 Say = Callable[[str], None]
-ROOMS = ("dcdr", "adapters", "activities", "workflows", "worker", "starter", "bench", "lab/load")
+ROOMS = (
+    "dcdr", "adapters", "activities", "workflows", "worker", "starter", "agent", "bench", "lab/load",
+    "authorizer/src/main", "authorizer/src/jmh",
+)  # fmt: skip
+SOURCES = (".py", ".sh", ".java")
 STEADY_S = 4.0
 """Traffic between two switchovers, so that the second before the fence can be looked at."""
 FIRST_S = 12.0
@@ -39,15 +43,6 @@ CLOSE_S = 0.5
 """How far the mirror may be behind, in seconds of traffic: every contestant drains the same."""
 ACKS_LIMIT_S = 60.0
 CATCH_UP_S = 60.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a series is asked for."""
-
-    switchovers: int
-    rate: float
-    size: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def code_digest() -> str:
     digest = hashlib.sha256()
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*")):
-            if path.suffix in (".py", ".sh"):
+            if path.suffix in SOURCES:
                 digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -124,10 +119,7 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     return Series(
         contestant=contestant,
         code=code_digest(),
-        switchovers=wanted.switchovers,
-        rate=wanted.rate,
-        size=wanted.size,
-        brokers=lab.plan.brokers,
+        wanted=wanted,
         started=f"{started:%Y-%m-%dT%H:%M:%SZ}",
         load_average=round(load_average, 1),
         runs=tuple(runs),

@@ -73,6 +73,12 @@ def resident_bytes(identity: Identity) -> int:
         return 0
 
 
+def cpu_s(identity: Identity) -> float:
+    """Processor seconds it has spent so far, of all its threads; 0 when the process is gone."""
+    stat = _stat(identity.pid) if state_of(identity) is not ProcessState.DOWN else None
+    return (int(stat[11]) + int(stat[12])) / _TICKS if stat is not None else 0.0
+
+
 def uptime_s(identity: Identity) -> float:
     """Seconds since the process was started."""
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start_ticks / _TICKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import httpx
 
 from lab.addresses import ARBITER, MEMBERS, Address, Plan
 from lab.errors import LabError
+from lab.waiting import wait_for
 
 STORE_SITES = (*MEMBERS, ARBITER)
 SCOPE = "lab"
 PREFIX = "/dcdr/"
 LEASE_KEY, INTENT_KEY = f"{PREFIX}{SCOPE}/lease", f"{PREFIX}{SCOPE}/intent"
+LEAD_LIMIT_S = 30.0
 
 
 def peer_host(site: str) -> str:
@@ -80,6 +83,34 @@ def is_ready(client: Address) -> bool:
         return bool(httpx.get(f"http://{client}/health", timeout=2.0).json()["health"] == "true")
     except (httpx.HTTPError, ValueError, KeyError):
         return False
+
+
+def leader(plan: Plan) -> str | None:
+    """The site whose member leads; None while no member says so. Raises: LabError when one does not answer."""
+    for site in STORE_SITES:
+        status = _status(plan, site)
+        if status.get("leader") == status["header"]["member_id"]:
+            return site
+    return None
+
+
+def lead(plan: Plan, site: str) -> None:
+    """Make the member at `site` the leader. Raises: LabError when that does not happen in 30 s."""
+
+    def leads() -> bool:
+        with contextlib.suppress(LabError):  # of a member that has just come back, or a leader that has just changed
+            now = leader(plan)
+            if now is not None and now != site:
+                target = {"targetID": _status(plan, site)["header"]["member_id"]}
+                _call(plan.ports[f"etcd-{now}/client"], "maintenance/transfer-leadership", target)
+            return now == site
+        return False
+
+    wait_for(f"the lease store led by {site}", leads, LEAD_LIMIT_S)
+
+
+def _status(plan: Plan, site: str) -> dict[str, Any]:
+    return _call(plan.ports[f"etcd-{site}/client"], "maintenance/status", {})
 
 
 def endpoints(plan: Plan, source: str = ARBITER) -> list[Address]:

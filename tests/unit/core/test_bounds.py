@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dcdr.bounds import PRESETS, LeaseTiming, Preset
+from dcdr.settings import DrainSettings
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "bounds.md"
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.read_text().splitlines() if "|" in line]
 
 
 @pytest.mark.parametrize("preset", Preset)
@@ -57,3 +63,36 @@ def test_a_wait_is_taken_exactly_when_the_slowest_holder_has_closed_before_the_f
     assert refused == (more < 0)
     if not refused:  # in true time: the candidate's clock runs fast, the holder's slow
         assert timing.wait / (1 + rate) >= validity / (1 - rate) + pause - 1e-6
+
+
+def numbers(timing: LeaseTiming) -> dict[str, float]:
+    """The page's symbols."""
+    return {
+        "R": timing.renew,
+        "T": timing.attempt,
+        "E": timing.election,
+        "V": timing.validity,
+        "P": timing.pause,
+        "L": timing.wait,
+        "r": timing.refresh,
+        "H": timing.hysteresis,
+        "rho": timing.clock_rate_error,
+        "skew": 2.0,
+        "operation_deadline": DrainSettings().operation_deadline.total_seconds(),
+    }
+
+
+def test_the_page_of_bounds_has_every_waiting_time_of_every_preset() -> None:
+    names = {row[1].strip("`"): (row[0], row[3:]) for row in ROWS if row[1].strip("`") in LeaseTiming.model_fields}
+    assert names.keys() == LeaseTiming.model_fields.keys()
+    for name, (symbol, cells) in names.items():
+        assert [float(cell) for cell in cells] == [getattr(PRESETS[preset], name) for preset in Preset]
+        assert all(numbers(PRESETS[preset])[symbol] == getattr(PRESETS[preset], name) for preset in Preset)
+
+
+def test_every_number_on_the_page_of_bounds_is_what_its_formula_gives() -> None:
+    bounds = [row for row in ROWS if row[1].startswith("`") and len(row) == 8]
+    assert len(bounds) >= 15
+    for what, formula, *cells, _measured, _by in bounds:
+        promised = [eval(formula.strip("`"), {}, numbers(PRESETS[preset])) for preset in Preset]
+        assert [float(cell) for cell in cells] == pytest.approx(promised, abs=1e-9), what

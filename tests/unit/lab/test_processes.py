@@ -62,6 +62,16 @@ def test_a_pid_that_belongs_to_somebody_else_now_is_left_alone(token: str, tmp_p
     assert processes.state_of(somebody) is ProcessState.RUNNING
 
 
+def test_the_time_a_process_has_worked_is_counted_until_it_is_gone(token: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    busy = start(token, log, [sys.executable, "-c", "while True: pass"])
+    idle = start(token, tmp_path / "idle")
+    wait_for("some work", lambda: processes.cpu_s(busy) >= 0.2, 30)
+    assert processes.cpu_s(busy) > processes.cpu_s(idle)
+    processes.end([busy], 0)
+    assert processes.cpu_s(busy) == 0
+
+
 def test_an_identity_from_before_a_reboot_is_nobody(token: str, tmp_path: Path) -> None:
     somebody = start(token, tmp_path / "log")
     assert processes.state_of(replace(somebody, boot_id="another boot")) is ProcessState.DOWN
