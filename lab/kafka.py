@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from lab import tls
 from lab.addresses import LISTENERS, Address, Plan, brokers
 from lab.errors import LabError
 from lab.record import Home
@@ -105,7 +106,8 @@ def gate_properties(
         "authorizer.class.name": "dcdr.authorizer.MarkerAuthorizer",
         prefix + "scope": scope,
         prefix + "dc": member,
-        prefix + "agents": f"http://{agent}",
+        prefix + "agents": f"https://{agent}",
+        **{f"{prefix}tls.{word}": str(file) for word, file in tls.files(home, name).items()},
         prefix + "mirror.principals": "User:mirror",
         prefix + "epoch.file": str(home.data / f"{name}.epoch"),
         prefix + "internal.topics": ",".join(own_topics),

@@ -19,7 +19,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from lab import connect, gates, kafka, kube, processes, settings, store, temporal
+from lab import connect, gates, kafka, kube, processes, settings, store, temporal, tls
 from lab.addresses import (
     ARBITER,
     CLIENTS,
@@ -148,6 +148,7 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
     """Write the servers' files, and into the record how each process is started."""
     home, plan = lab.home, lab.plan
     home.create()
+    tls.ensure(home, plan)
     passwords = {user: lab.password(user) for user in kafka.USERS}
     log4j = home.config / "log4j2.properties"
     log4j.write_text(kafka.LOG4J)
