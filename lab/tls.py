@@ -43,8 +43,8 @@ def ensure(home: Home, plan: Plan) -> None:
     log = home.log("openssl")
     _issue(made, "ca", log, "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign")
     for member in MEMBERS:
-        served = f"IP:{plan.ports[f'agent-{member}/marker'].host}"
-        _issue(made, f"agent-{member}", log, "extendedKeyUsage=serverAuth", f"subjectAltName={served}", signer="ca")
+        asked = f"IP:{plan.ports[f'agent-{member}/marker'].host}"  # its brokers' links listen there as well
+        _issue(made, f"agent-{member}", log, "extendedKeyUsage=serverAuth", f"subjectAltName={asked}", signer="ca")
         for broker in brokers(member, plan.brokers):
             _issue(made, broker, log, "extendedKeyUsage=clientAuth", signer="ca")
     made.rename(folder)

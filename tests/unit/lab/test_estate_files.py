@@ -78,6 +78,15 @@ def test_only_static_super_users_are_spared_by_the_fence() -> None:
     assert {rule.principal for rule in kafka.standing_rules()}.isdisjoint(found["super.users"].split(";"))
 
 
+def test_a_broker_asks_its_agent_through_its_link_and_shows_its_own_certificate() -> None:
+    gates = kafka.gate_properties(PLAN, "dc-b", "lab", "kafka-dc-b-2", Home("one", Path("/h")), (), "connect-dc-b")
+    assert gates["dcdr.authorizer.agents"] == f"https://{PLAN.agent('kafka-dc-b-2')}"
+    assert gates["dcdr.authorizer.tls.certificate"].endswith("/kafka-dc-b-2.crt")
+    assert gates["dcdr.authorizer.tls.key"].endswith("/kafka-dc-b-2.key")
+    assert gates["dcdr.authorizer.tls.ca"].endswith("/ca.crt")
+    assert properties(kafka.server_properties(PLAN, "dc-b", 2, Path("/d"), PASSWORDS, gates)).items() >= gates.items()
+
+
 def test_three_brokers_keep_two_in_sync_copies() -> None:
     found = properties(kafka.server_properties(PLAN, "dc-b", 3, Path("/d"), PASSWORDS, {}))
     assert found["node.id"] == "3"

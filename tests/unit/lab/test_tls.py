@@ -50,9 +50,9 @@ def broker(home: Home, name: str = "kafka-dc-a-1", shows: bool = True) -> ssl.SS
     return context
 
 
-async def ask(context: ssl.SSLContext, host: str = AGENT.host) -> str:
+async def ask(context: ssl.SSLContext) -> str:
     async with httpx.AsyncClient(verify=context, trust_env=False, timeout=10.0) as http:
-        return (await http.get(f"https://{host}:{AGENT.port}/")).text
+        return (await http.get(f"https://{AGENT}/")).text
 
 
 async def test_a_broker_and_its_agent_know_each_other(home: Home) -> None:
