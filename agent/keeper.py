@@ -107,13 +107,15 @@ class Keeper:
         while True:
             began = self._clock()
             self._wake.clear()
+            self.beats += 1
+            pressing = False
             try:
                 pressing = await self.beat(fit())
             except TransientError as error:
-                pressing = False
+                self.missed += 1
                 log.warning("scope %s: no beat: %s", self._scope, error)
             except DcdrError as error:
-                pressing = False
+                self.missed += 1
                 log.error("scope %s: %s", self._scope, error)
             if pressing:
                 continue
