@@ -54,6 +54,11 @@ class Job:
         return self.settings.scopes[self.scope].lease.timing
 
     @property
+    def obeyed(self) -> bool:
+        """Whether the brokers ask for the marker."""
+        return self.settings.scopes[self.scope].fence is not Fence.ACL
+
+    @property
     def agent(self) -> AgentSettings:
         """Raises: MisconfiguredError for a scope or data center that is not there, or has no agent."""
         scope = self.settings.scopes.get(self.scope)
@@ -83,9 +88,8 @@ async def serve(job: Job) -> None:
     health = KafkaHealth(wire, kafka.health_topic, timing.attempt)
     keeper = Keeper(
         job.dc, job.scope, store, wishes, timing,
-        automatic=scope.lease.automatic, floor=lambda: epoch.highest, remember=epoch.saw,
+        automatic=scope.lease.automatic, obeyed=job.obeyed, floor=lambda: epoch.highest, remember=epoch.saw,
     )  # fmt: skip
-    keeper.heard_of(epoch.highest)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(work)
@@ -113,8 +117,7 @@ async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
             log.warning("%s: which cluster this is is not known yet: %s", job.dc, error)
             await asyncio.sleep(AGAIN_SECONDS)
     markers = MarkerServer(job.scope, job.dc, cluster, keeper, timing)
-    obeyed = job.settings.scopes[job.scope].fence is not Fence.ACL
-    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=obeyed)
+    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=job.obeyed)
     context = None if agent.tls is None else _context(agent.tls)
     async with _listening(markers.application(), agent.listen, context), _listening(status.application(), agent.status):
         log.info("agent of %s in scope %s, cluster %s: markers at %s", job.dc, job.scope, cluster, agent.listen)
