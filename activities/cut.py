@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
-from activities.book import LedgerBook
 from activities.step import FIRST_WAIT, LONGEST_WAIT, Steps, Stopwatch, both, connector_of
 from activities.witness import source_tails, target_tails, verdicts
 from dcdr import drain
+from dcdr.book import LedgerBook
 from dcdr.errors import DeadlineError, NotYetError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import (

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from temporalio import activity
 
-from activities.book import LedgerBook
 from activities.counting import Counted, Position, count
 from activities.step import FIRST_WAIT, Steps, Stopwatch, both
 from dcdr import drain, translate
+from dcdr.book import LedgerBook
 from dcdr.errors import ConflictError, InvalidRequestError, PermanentError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import (

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
-from activities.book import LedgerBook
 from activities.step import Steps, Stopwatch, ask, both, read_lease
 from dcdr import drain, lease
+from dcdr.book import LedgerBook
 from dcdr.errors import DeadlineError, InvalidRequestError, SupersededError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 
 from temporalio import activity
 
-from activities.book import LedgerBook
 from activities.cut import transactional_ids
 from activities.step import Steps, Stopwatch, ask, both, connector_of, settle_groups
 from dcdr import drain, lease
+from dcdr.book import LedgerBook
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing

@@ -9,9 +9,9 @@ from contextlib import suppress
 
 from temporalio import activity
 
-from activities.book import LedgerBook
 from activities.step import Steps, Stopwatch, both, connector_of, read_lease
 from dcdr import drain
+from dcdr.book import LedgerBook
 from dcdr.errors import InvalidRequestError, TransientError
 from dcdr.lease import Standing
 from dcdr.model import Gate, Mirror, StepInput, SwitchoverRequest, TopicPartition, VerifyResult

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
 from adapters.kafka.health import KafkaHealth
 from adapters.kafka.wire import Wire
 from agent.epoch import EpochFile
+from agent.finisher import Finisher
 from agent.keeper import Keeper
 from agent.markers import MarkerServer
 from agent.status import StatusServer
 from dcdr.bounds import LeaseTiming
 from dcdr.errors import DcdrError, MisconfiguredError, TransientError
 from dcdr.logs import configure
+from dcdr.ports import Scope
 from dcdr.settings import AgentSettings, Fence, Settings, TlsSettings, settings_path
 
 log = logging.getLogger("dcdr.agent")
@@ -52,6 +55,11 @@ class Job:
     @property
     def timing(self) -> LeaseTiming:
         return self.settings.scopes[self.scope].lease.timing
+
+    @property
+    def obeyed(self) -> bool:
+        """Whether the brokers ask for the marker."""
+        return self.settings.scopes[self.scope].fence is not Fence.ACL
 
     @property
     def agent(self) -> AgentSettings:
@@ -83,9 +91,8 @@ async def serve(job: Job) -> None:
     health = KafkaHealth(wire, kafka.health_topic, timing.attempt)
     keeper = Keeper(
         job.dc, job.scope, store, wishes, timing,
-        automatic=scope.lease.automatic, floor=lambda: epoch.highest, remember=epoch.saw,
+        automatic=scope.lease.automatic, obeyed=job.obeyed, floor=lambda: epoch.highest, remember=epoch.saw,
     )  # fmt: skip
-    keeper.heard_of(epoch.highest)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(work)
@@ -93,6 +100,7 @@ async def serve(job: Job) -> None:
                 _hint(lambda: store.watch(job.scope), keeper.changed),
                 _hint(lambda: wishes.watch(job.scope), lambda _: keeper.wished()),
                 _run(job, keeper, health),
+                Finisher(job.dc, keeper, partial(_estate, job)).watch(),
             )
         ]
         await stop.wait()
@@ -113,8 +121,7 @@ async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
             log.warning("%s: which cluster this is is not known yet: %s", job.dc, error)
             await asyncio.sleep(AGAIN_SECONDS)
     markers = MarkerServer(job.scope, job.dc, cluster, keeper, timing)
-    obeyed = job.settings.scopes[job.scope].fence is not Fence.ACL
-    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=obeyed)
+    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=job.obeyed)
     context = None if agent.tls is None else _context(agent.tls)
     async with _listening(markers.application(), agent.listen, context), _listening(status.application(), agent.status):
         log.info("agent of %s in scope %s, cluster %s: markers at %s", job.dc, job.scope, cluster, agent.listen)
@@ -123,6 +130,17 @@ async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
             if agent.tls is not None and context is not None:
                 tasks.create_task(_renew_certificates(agent.tls, context))
             tasks.create_task(keeper.keep(lambda: status.fitness.fit(time.monotonic(), timing.hysteresis)))
+
+
+@contextlib.asynccontextmanager
+async def _estate(job: Job) -> AsyncIterator[Scope]:
+    from adapters.directory import build_directory  # seldom needed, and slow to load
+
+    directory = build_directory(job.settings)
+    try:
+        yield directory.scope(job.scope)
+    finally:
+        await directory.close()
 
 
 async def _look(health: KafkaHealth, status: StatusServer, timing: LeaseTiming) -> None:

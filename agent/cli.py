@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,6 +23,7 @@ from agent.__main__ import main as run_agent
 from dcdr import intent as intents
 from dcdr import lease as leases
 from dcdr.errors import (
+    ConflictError,
     DcdrError,
     MisconfiguredError,
     PermanentError,
@@ -30,6 +33,7 @@ from dcdr.errors import (
 )
 from dcdr.intent import Ask, Intent
 from dcdr.model import Gate, LeaseRecord, Operation, StoredLease
+from dcdr.ports import IntentStore, LeaseStore
 from dcdr.settings import ScopeSettings, Settings, settings_path
 
 FAILED, USAGE, REFUSED, UNREACHABLE = 1, 2, 3, 6
@@ -40,6 +44,15 @@ fence = typer.Typer(no_args_is_help=True, help="What every broker lets users do,
 agent = typer.Typer(no_args_is_help=True, help="One small process a data center that keeps its lease.")
 lease = typer.Typer(no_args_is_help=True, help="Who may be written to.")
 
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="table or json.")]
 SettingsOption = Annotated[Path | None, typer.Option(help="Settings file (default: $DCDR_SETTINGS).")]
 ScopeArgument = Annotated[str, typer.Argument(help="The scope: what fails over together.")]
 
@@ -62,18 +75,13 @@ def run(
 def show(
     scope: ScopeArgument,
     settings: SettingsOption = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """The record as the store has it now, and the intent beside it."""
 
-    async def work(store: EtcdLeaseStore, wishes: EtcdIntentStore, _: ScopeSettings) -> None:
+    async def work(store: LeaseStore, wishes: IntentStore, _: ScopeSettings) -> None:
         stored, wish = await store.read(scope), (await wishes.read(scope)).intent
-        found = {
-            "lease": stored.record.model_dump(mode="json") if stored else None,
-            "revision": stored.revision if stored else None,
-            "intent": wish.model_dump(mode="json") if wish else None,
-        }
-        typer.echo(json.dumps(found) if output == "json" else _told(scope, stored, wish))
+        _show(_told(scope, stored, wish), stored, wish, output)
 
     _do(scope, settings, work)
 
@@ -85,10 +93,15 @@ def bootstrap(
     epoch_floor: Annotated[int, typer.Option(min=0, help="The highest epoch ever used; 0 for a new estate.")],
     replace: Annotated[bool, typer.Option("--replace", help="Write over a record that was rolled back.")] = False,
     settings: SettingsOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create the record. It is never created by itself, because nobody could tell a new estate from a lost record."""
+    """Create the record. It is never created by itself, because nobody could tell a new estate from a lost record.
 
-    async def work(store: EtcdLeaseStore, _: EtcdIntentStore, about: ScopeSettings) -> None:
+    First it waits as long as a candidate would: brokers may still believe whoever held a lease that is lost. A sign of
+    life meanwhile, and nothing is written.
+    """
+
+    async def work(store: LeaseStore, _: IntentStore, about: ScopeSettings) -> None:
         if holder not in about.members:
             raise MisconfiguredError(f"{holder} is no member of {scope}; members: {', '.join(about.members)}")
         record = LeaseRecord(scope=scope, holder=holder, epoch=epoch_floor + 1)
@@ -98,8 +111,15 @@ def bootstrap(
                 f"{_told(scope, there, None)}\na record is there. If the store was rolled back and you know which side "
                 "was active last, give --replace and the highest epoch that any agent remembers"
             )
+        if there is not None and epoch_floor < there.record.epoch:
+            raise PlanRefusedError(
+                f"the record of {scope} has epoch {there.record.epoch}; --epoch-floor {epoch_floor} would use it again"
+            )
+        wait = about.lease.timing.wait
+        typer.echo(f"waiting {wait:g} s: until then, brokers may believe an earlier holder", err=True)
+        await asyncio.sleep(wait)
         made = await (store.bootstrap(record) if there is None else store.swap(there, record))
-        typer.echo(f"{holder} holds the lease of {scope}, epoch {made.record.epoch}")
+        _show(f"{holder} holds the lease of {scope}, epoch {made.record.epoch}", made, None, output)
 
     _do(scope, settings, work)
 
@@ -109,10 +129,11 @@ def handover(
     scope: ScopeArgument,
     to: Annotated[str, typer.Option("--to", help="The data center that held it before the takeover.")],
     settings: SettingsOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Give back a lease that was taken over and never opened (phase ACQUIRED). Anything else is a switchover."""
 
-    async def work(store: EtcdLeaseStore, wishes: EtcdIntentStore, about: ScopeSettings) -> None:
+    async def work(store: LeaseStore, wishes: IntentStore, about: ScopeSettings) -> None:
         stored = await store.read(scope)
         if stored is None:
             raise MisconfiguredError(f"scope {scope} has no lease record: `dcdr lease bootstrap` creates it")
@@ -132,7 +153,7 @@ def handover(
                 if after is not None and intents.obey(after.record, wish) == after.record:
                     break
                 await asyncio.sleep(LOOK_SECONDS)
-        typer.echo(f"{to} holds the lease of {scope} again, epoch {after.record.epoch}")
+        _show(f"{to} holds the lease of {scope} again, epoch {after.record.epoch}", after, wish, output)
 
     _do(scope, settings, work)
 
@@ -141,7 +162,7 @@ def handover(
 def show_fence(
     scope: ScopeArgument,
     settings: SettingsOption = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Ask every broker of both sides, as the canary: may users write, may groups commit?"""
     _do(scope, settings, partial(_ask_gates, scope, settings, output, False))
@@ -151,7 +172,7 @@ def show_fence(
 def verify(
     scope: ScopeArgument,
     settings: SettingsOption = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """As `show`; fails unless every gate is as the lease says. No answer is not taken for closed."""
     _do(scope, settings, partial(_ask_gates, scope, settings, output, True))
@@ -160,10 +181,10 @@ def verify(
 async def _ask_gates(
     scope: str,
     settings: Path | None,
-    output: str,
+    output: Output,
     judge: bool,
-    store: EtcdLeaseStore,
-    _: EtcdIntentStore,
+    store: LeaseStore,
+    _: IntentStore,
     __: ScopeSettings,
 ) -> None:
     stored = await store.read(scope)
@@ -184,7 +205,7 @@ async def _ask_gates(
     finally:
         await directory.close()
     wrong = [row for row in rows if {row["users"], row["groups"]} != {row["wanted"]}]
-    if output == "json":
+    if output is Output.JSON:
         typer.echo(json.dumps({"gates": rows, "as_the_lease_says": not wrong}))
     else:
         for row in rows:
@@ -198,7 +219,16 @@ class FenceOpenError(TransientError):
     """A gate is not what the lease says: it may still be on its way."""
 
 
-Work = Callable[[EtcdLeaseStore, EtcdIntentStore, ScopeSettings], Awaitable[None]]
+Work = Callable[[LeaseStore, IntentStore, ScopeSettings], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _stores(about: ScopeSettings) -> AsyncIterator[tuple[LeaseStore, IntentStore]]:
+    client = EtcdClient(about.store.endpoints, timeout=about.store.request_timeout)
+    try:
+        yield EtcdLeaseStore(client, about.store.prefix), EtcdIntentStore(client, about.store.prefix)
+    finally:
+        await client.close()
 
 
 def _do(scope: str, settings: Path | None, work: Work) -> NoReturn:
@@ -206,12 +236,8 @@ def _do(scope: str, settings: Path | None, work: Work) -> NoReturn:
         found = Settings.load(settings_path(settings)).scopes
         if scope not in found:
             raise MisconfiguredError(f"no scope {scope}; known: {', '.join(sorted(found))}")
-        about = found[scope].store
-        client = EtcdClient(about.endpoints, timeout=about.request_timeout)
-        try:
-            await work(EtcdLeaseStore(client, about.prefix), EtcdIntentStore(client, about.prefix), found[scope])
-        finally:
-            await client.close()
+        async with _stores(found[scope]) as (store, wishes):
+            await work(store, wishes, found[scope])
 
     code = 0
     try:
@@ -222,7 +248,7 @@ def _do(scope: str, settings: Path | None, work: Work) -> NoReturn:
         code = _said(f"no agent obeyed within {OBEY_SECONDS:.0f} s: is the holder's agent running?", UNREACHABLE)
     except UnreachableError as error:
         code = _said(error, UNREACHABLE)
-    except PermanentError as error:
+    except (PermanentError, ConflictError) as error:
         code = _said(error, REFUSED)
     except DcdrError as error:
         code = _said(error, FAILED)
@@ -232,6 +258,16 @@ def _do(scope: str, settings: Path | None, work: Work) -> NoReturn:
 def _said(what: object, code: int) -> int:
     typer.echo(f"error: {what}", err=True)
     return code
+
+
+def _show(text: str, stored: StoredLease | None, wish: Intent | None, output: Output) -> None:
+    """`text`, or as JSON the record and the intent beside it."""
+    found = {
+        "lease": stored.record.model_dump(mode="json") if stored else None,
+        "revision": stored.revision if stored else None,
+        "intent": wish.model_dump(mode="json") if wish else None,
+    }
+    typer.echo(json.dumps(found) if output is Output.JSON else text)
 
 
 def _told(scope: str, stored: StoredLease | None, wish: Intent | None) -> str:

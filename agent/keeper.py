@@ -28,8 +28,9 @@ log = logging.getLogger("dcdr.keeper")
 class Keeper:
     """Keeps the lease of `scope` for `dc`. One at a time acts for a data center; a second one that beats too is safe.
 
-    `automatic`: take the lease over when its holder shows no sign of life. `floor`: the highest epoch this data center
-    remembers; `remember`: keeps an epoch, before anything is told under it. `clock`: seconds, monotonic; `now`: aware,
+    `automatic`: take the lease over when its holder shows no sign of life. `floor`: the highest epoch this agent's disk
+    remembers; `remember`: keeps an epoch there, before anything is told under it. `obeyed`: brokers obey what is told,
+    and each remembers epochs too: no takeover before one of them was heard. `clock`: seconds, monotonic; `now`: aware,
     only for deadlines that people gave.
     """
 
@@ -42,6 +43,7 @@ class Keeper:
         timing: LeaseTiming,
         *,
         automatic: bool = False,
+        obeyed: bool = False,
         floor: Callable[[], int] = lambda: 0,
         remember: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
@@ -49,9 +51,9 @@ class Keeper:
     ) -> None:
         self._scope, self._store, self._wishes = scope, store, wishes
         self._timing, self._automatic, self._floor, self._remember = timing, automatic, floor, remember
-        self._clock, self._now = clock, now
+        self._obeyed, self._clock, self._now = obeyed, clock, now
         self._known = Tenure(dc)
-        self._heard = 0
+        self._heard: int | None = None
         self.beats = self.missed = 0
         """Exchanges with the store, and those that failed."""
         self._told = asyncio.Condition()
@@ -64,7 +66,7 @@ class Keeper:
     @property
     def _remembered(self) -> int:
         """The highest epoch that anybody of this data center remembers."""
-        return max(self._heard, self._floor())
+        return max(self._heard or 0, self._floor())
 
     def marker(self) -> Marker:
         """What the brokers may be told at this moment: under an epoch that is over, nothing."""
@@ -86,7 +88,7 @@ class Keeper:
 
     def heard_of(self, epoch: int) -> None:
         """A broker of this data center remembers `epoch`: no takeover goes below it."""
-        self._heard = max(self._heard, epoch)
+        self._heard = max(self._heard or 0, epoch)
 
     def wished(self) -> None:
         """Somebody wrote an intent: do not wait for the next beat's time."""
@@ -107,13 +109,15 @@ class Keeper:
         while True:
             began = self._clock()
             self._wake.clear()
+            self.beats += 1
+            pressing = False
             try:
                 pressing = await self.beat(fit())
             except TransientError as error:
-                pressing = False
+                self.missed += 1
                 log.warning("scope %s: no beat: %s", self._scope, error)
             except DcdrError as error:
-                pressing = False
+                self.missed += 1
                 log.error("scope %s: %s", self._scope, error)
             if pressing:
                 continue
@@ -151,7 +155,8 @@ class Keeper:
         if stored is None:
             raise NoRecordError(self._scope)
         await self._learn(tenure.read(self._known, stored, sent, self._clock()))
-        if self._automatic and fit and tenure.may_take_over(self._known, self._clock(), self._timing):
+        heard = self._heard is not None or not self._obeyed
+        if self._automatic and fit and heard and tenure.may_take_over(self._known, self._clock(), self._timing):
             taken = tenure.takeover(stored.record, self._known.dc, self._remembered)
             with contextlib.suppress(ConflictError):  # a sign of life, or the other agent of this data center
                 await self._swap(stored, taken)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from agent.keeper import Keeper
 from agent.markers import MarkerServer
@@ -28,10 +32,12 @@ class StatusServer:
 
     def application(self) -> web.Application:
         """The routes, for an aiohttp runner."""
+        metrics = CollectorRegistry()
+        metrics.register(self)
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/metrics", make_aiohttp_handler(metrics))
         return app
 
     def unready(self) -> list[str]:
@@ -54,22 +60,25 @@ class StatusServer:
         found = self.unready()
         return web.Response(text="\n".join(found or ["ready"]) + "\n", status=503 if found else 200)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        marker, record = self._keeper.marker(), self._keeper.known.record
-        values = {
-            ("dcdr_agent_holds_lease", "1 while this data center holds the lease"): int(self._keeper.known.holds),
-            ("dcdr_agent_users_open", "1 while the brokers are told ACTIVE"): int(marker.role is Role.ACTIVE),
-            ("dcdr_agent_mirror_open", "1 while the brokers are told STANDBY"): int(marker.role is Role.STANDBY),
-            ("dcdr_agent_marker_valid_seconds", "how long the marker holds without news"): round(marker.valid_s, 3),
-            ("dcdr_agent_epoch", "the epoch of the lease as last seen, 0 if never"): record.epoch if record else 0,
-            ("dcdr_agent_fit", "1 while the last look at Kafka found no trouble"): int(not self.fitness.trouble),
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus is told, as it is at this moment."""
+        marker, known = self._keeper.marker(), self._keeper.known
+        gauges: dict[tuple[str, str], float] = {
+            ("dcdr_agent_holds_lease", "1 while this data center holds the lease"): known.holds,
+            ("dcdr_agent_users_open", "1 while the brokers are told ACTIVE"): marker.role is Role.ACTIVE,
+            ("dcdr_agent_mirror_open", "1 while the brokers are told STANDBY"): marker.role is Role.STANDBY,
+            ("dcdr_agent_marker_valid_seconds", "how long the marker holds without news"): marker.valid_s,
+            ("dcdr_agent_epoch", "the epoch of the lease as last seen, 0 if never"): marker.epoch,
+            ("dcdr_agent_fit", "1 while the last look at Kafka found no trouble"): not self.fitness.trouble,
             ("dcdr_agent_nodes_served", "brokers and controllers that asked lately"): self._served(),
-            ("dcdr_agent_beats_total", "exchanges with the lease store"): self._keeper.beats,
-            ("dcdr_agent_beats_missed_total", "exchanges that failed"): self._keeper.missed,
         }
-        labels = f'{{scope="{self._scope}",dc="{self._dc}"}}'
-        lines = []
-        for (name, what), value in values.items():
-            kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# HELP {name} {what}", f"# TYPE {name} {kind}", f"{name}{labels} {value}"]
-        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+        counters = {
+            ("dcdr_agent_beats", "exchanges with the lease store"): self._keeper.beats,
+            ("dcdr_agent_beats_missed", "exchanges that failed"): self._keeper.missed,
+        }
+        whose = {"scope": self._scope, "dc": self._dc}
+        for kind, values in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for (name, what), value in values.items():
+                family = kind(name, what, labels=tuple(whose))
+                family.add_metric(tuple(whose.values()), value)
+                yield family

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from temporalio.testing import ActivityEnvironment
 
-from activities.book import LedgerBook
 from activities.cut import CutActivities
 from activities.endpoint import EndpointActivities
 from activities.fence import FenceActivities
@@ -23,6 +22,7 @@ from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from activities.status import StatusActivities
 from bench.model import StepTime
+from dcdr.book import LedgerBook
 from dcdr.errors import TransientError
 from dcdr.model import StepInput, StepResult, SwitchoverRequest
 from dcdr.plan import plan_switchover

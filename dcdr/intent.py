@@ -9,13 +9,16 @@ of the compare-and-swap.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
 from dcdr import lease
 from dcdr.lease import Standing
 from dcdr.model import LeaseRecord, Message, Operation
+
+GRACE = timedelta(seconds=30)
+"""A worker that is alive finds an operation within seconds of its deadline; the new holder's agent leaves it those."""
 
 
 class Ask(StrEnum):
@@ -86,3 +89,12 @@ def overdue(record: LeaseRecord, now: datetime) -> LeaseRecord | None:
     if lease.standing(record, operation) is not Standing.DRAINING:
         return None
     return lease.reopen(record, operation)
+
+
+def left_behind(record: LeaseRecord, dc: str, now: datetime) -> Operation | None:
+    """The operation that made `dc` the holder and that nobody finished in time: its agent lets everybody in."""
+    operation = record.operation
+    if operation is None or record.deadline is None or now < record.deadline + GRACE:
+        return None
+    moved = lease.standing(record, operation) is Standing.MOVED
+    return operation if moved and operation.target == dc else None

@@ -3,6 +3,7 @@
 Every site has a loopback address of its own, `<prefix>.<n>`; the clients' place is one more. What crosses from one site
 to another goes through a *link*: a listening port at the source's address, and behind it a fault proxy that leads to
 the destination. A link is named `<source>-><destination>:<service>`; with several brokers it has one entry for each.
+The one way inside a site that has links is each broker's to its agent, named by the processes.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class LinkEntry:
 
 @dataclass(frozen=True)
 class Link:
-    """A way from one site to another for one service."""
+    """A way from one site, or process, to another for one service."""
 
     source: str
     destination: str
@@ -103,6 +104,10 @@ class Plan:
                 return link
         raise KeyError(name)
 
+    def agent(self, broker: str) -> Address:
+        """Where a broker asks for its marker."""
+        return self.link(broker, f"agent-{site_of(broker)}", "marker").listen[0]
+
     def kafka(self, member: str, listener: str) -> list[Address]:
         """How to reach a member's brokers on a listener, as they advertise it."""
         through = LISTENERS[listener]
@@ -113,6 +118,11 @@ class Plan:
 
 def site_address(prefix: str, site: str) -> str:
     return LOOPBACK if site == HERE else f"{prefix}.{SITES.index(site) + 1}"
+
+
+def site_of(name: str) -> str:
+    """The site itself, or the one of a process that is named after it."""
+    return next(site for site in SITES if site in name)
 
 
 def wanted_ports(broker_count: int) -> Iterator[tuple[str, str]]:
@@ -138,12 +148,14 @@ def wanted_ports(broker_count: int) -> Iterator[tuple[str, str]]:
 
 
 def link_targets(broker_count: int) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """(source, destination, service, port keys behind it) of every link between sites."""
+    """(source, destination, service, port keys behind it) of every link."""
     for member in MEMBERS:
         for listener, source in LISTENERS.items():
             if source is not None:
                 keys = tuple(f"{broker}/{listener.lower()}" for broker in brokers(member, broker_count))
                 yield source or other(member), member, LISTENER_SERVICE, keys
+        for broker in brokers(member, broker_count):
+            yield broker, f"agent-{member}", "marker", (f"agent-{member}/marker",)
         yield ARBITER, member, "connect", (f"connect-{member}/rest",)
     stores = (*MEMBERS, ARBITER)
     for source in stores:
@@ -173,7 +185,7 @@ def make_plan(prefix: str, broker_count: int, is_free: Callable[[Address], bool]
     links = []
     for source, destination, service, keys in link_targets(broker_count):
         entries = tuple(
-            LinkEntry(f"{source}.{destination}.{service}.{number}", take(source), ports[key])
+            LinkEntry(f"{source}.{destination}.{service}.{number}", take(site_of(source)), ports[key])
             for number, key in enumerate(keys, 1)
         )
         links.append(Link(source, destination, service, entries))

@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from lab import tls
 from lab.addresses import LISTENERS, Address, Plan, brokers
 from lab.errors import LabError
 from lab.record import Home
@@ -96,7 +97,7 @@ def jaas(username: str, password: str, accepted: Mapping[str, str] | None = None
 
 
 def gate_properties(
-    member: str, scope: str, agent: Address, name: str, home: Home, own_topics: Iterable[str], group_id: str
+    plan: Plan, member: str, scope: str, name: str, home: Home, own_topics: Iterable[str], group_id: str
 ) -> dict[str, str]:
     """Lines with which a broker runs our authorizer (`authorizer/README.md`) and asks its site's agent."""
     prefix = "dcdr.authorizer."
@@ -105,7 +106,8 @@ def gate_properties(
         "authorizer.class.name": "dcdr.authorizer.MarkerAuthorizer",
         prefix + "scope": scope,
         prefix + "dc": member,
-        prefix + "agents": f"http://{agent}",
+        prefix + "agents": f"https://{plan.agent(name)}",
+        **{f"{prefix}tls.{word}": str(file) for word, file in tls.files(home, name).items()},
         prefix + "mirror.principals": "User:mirror",
         prefix + "epoch.file": str(home.data / f"{name}.epoch"),
         prefix + "internal.topics": ",".join(own_topics),

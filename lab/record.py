@@ -24,7 +24,7 @@ from typing import Any
 from lab.addresses import Address, Link, LinkEntry, Plan
 from lab.errors import LabError, UsageError
 
-VERSION = 3
+VERSION = 4
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 Document = dict[str, Any]
 

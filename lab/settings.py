@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from lab import connect, kube, store
+from lab import connect, kube, store, tls
 from lab.addresses import ARBITER, MEMBERS
 from lab.estate import Lab
 
@@ -34,6 +34,7 @@ def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
                 "listen": str(plan.ports[f"agent-{name}/marker"]),
                 "status": str(plan.ports[f"agent-{name}/status"]),
                 "state": str(lab.home.data / f"agent-{name}"),
+                "tls": {word: str(file) for word, file in tls.files(lab.home, f"agent-{name}").items()},
             },
         }
 

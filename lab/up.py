@@ -19,7 +19,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from lab import connect, gates, kafka, kube, processes, settings, store, temporal
+from lab import connect, gates, kafka, kube, processes, settings, store, temporal, tls
 from lab.addresses import (
     ARBITER,
     CLIENTS,
@@ -148,6 +148,7 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
     """Write the servers' files, and into the record how each process is started."""
     home, plan = lab.home, lab.plan
     home.create()
+    tls.ensure(home, plan)
     passwords = {user: lab.password(user) for user in kafka.USERS}
     log4j = home.config / "log4j2.properties"
     log4j.write_text(kafka.LOG4J)
@@ -209,9 +210,8 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
 def _gate_properties(lab: Lab, member: str, broker: str) -> dict[str, str]:
     if lab.fence_mode != gates.AUTHORIZER:
         return {}
-    agent = lab.plan.ports[f"agent-{member}/marker"]
     own, group = connect.own_topics(member), connect.group_id(member)
-    return kafka.gate_properties(member, store.SCOPE, agent, broker, lab.home, own, group)
+    return kafka.gate_properties(lab.plan, member, store.SCOPE, broker, lab.home, own, group)
 
 
 def _json(document: Any) -> str:
@@ -252,7 +252,8 @@ class _Start:
         for member in MEMBERS:
             add(f"cluster {member}", partial(self.cluster, member), *lab.brokers(member))
         for member in MEMBERS:
-            add(f"agent-{member}", partial(self.serve, f"agent-{member}"), "lease", f"cluster {member}")
+            serve = partial(self.serve, f"agent-{member}")
+            add(f"agent-{member}", serve, "lease", f"cluster {member}", "toxiproxy")  # ready when a broker has asked
         obeying = [f"gates {member}" for member in MEMBERS]
         for member, step in zip(MEMBERS, obeying, strict=True):
             add(step, partial(self.gates, member), f"agent-{member}")

@@ -254,8 +254,8 @@ def _mount_lab() -> None:
 
 
 def _mount_agent() -> None:
-    """`dcdr agent` and `dcdr lease` belong to the agent; mounted like the lab."""
-    if {"agent", "lease"} & set(sys.argv[1:2]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+    """`dcdr agent`, `dcdr lease` and `dcdr fence` belong to the agent; mounted like the lab."""
+    if {"agent", "lease", "fence"} & set(sys.argv[1:2]) or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
         from agent.cli import agent, fence, lease
 
         app.add_typer(agent, name="agent")

@@ -9,7 +9,6 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.book import LedgerBook
 from activities.cut import CutActivities
 from activities.endpoint import EndpointActivities
 from activities.failpoints import Failpoints
@@ -19,6 +18,7 @@ from activities.interceptor import StepInterceptor
 from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from activities.status import StatusActivities
+from dcdr.book import LedgerBook
 from dcdr.ports import Directory
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.book import LedgerBook
 from activities.cut import CutActivities
 from activities.fence import FenceActivities
 from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from adapters.memory import MemoryWorld, memory_directory
+from dcdr.book import LedgerBook
 from dcdr.errors import DeadlineError, SupersededError
 from dcdr.model import EntryRef, HandoverResult, LeaseRecord, Operation, Phase, StepInput, StepResult
 from dcdr.ports import Directory, Scope

@@ -9,10 +9,10 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities import mirror
-from activities.book import LedgerBook
 from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from adapters.memory import MemoryWorld, memory_directory
+from dcdr.book import LedgerBook
 from dcdr.errors import NotYetError
 from dcdr.model import ConnectorState, Operation, StepInput
 from dcdr.settings import MirrorSettings

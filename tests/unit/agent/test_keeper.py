@@ -137,6 +137,20 @@ async def test_a_lease_without_signs_of_life_is_taken_over_after_the_wait_and_op
     assert pair.roles == (Role.NONE, Role.NONE), "the mirror is not admitted either"
 
 
+async def test_no_lease_is_taken_over_before_a_broker_told_which_epoch_it_remembers(ready: Callable[..., Pair]) -> None:
+    """Store and disk may both have been restored from a backup: then only the brokers know better."""
+    pair = ready(automatic=True, obeyed=True)
+    await pair.beat()
+    pair.time = 100.0
+    await pair.beat(pair.b)
+    assert not pair.b.known.holds
+    pair.b.heard_of(0)
+    pair.b.heard_of(6)
+    await pair.beat(pair.b)
+    assert pair.b.known.record is not None
+    assert (pair.b.known.record.holder, pair.b.known.record.epoch) == ("dc-b", 7)
+
+
 async def test_a_switchover_by_intents_and_what_the_brokers_are_told_on_the_way(pair: Pair) -> None:
     await pair.beat()
     told = [pair.roles]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from fnmatch import filter as matching
 
 import pytest
 
 from lab.addresses import ARBITER, CLIENTS, FIRST_PORT, MEMBERS, Address, Plan, make_plan, other, prefixes
+from lab.addresses import brokers as broker_names
 from lab.errors import LabError
 from lab.record import plan_from_json, plan_to_json
 
@@ -35,7 +37,26 @@ def test_every_advertised_address_outside_a_site_belongs_to_a_link_at_the_caller
             assert {entry.upstream.host for entry in link.entries} == {made.site(member)}
 
 
-def test_inside_a_site_there_is_no_link() -> None:
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_each_broker_asks_its_own_agent_through_a_link_of_its_own(brokers: int) -> None:
+    made = plan(brokers)
+    asked = {broker: made.agent(broker) for member in MEMBERS for broker in broker_names(member, brokers)}
+    assert len(set(asked.values())) == 2 * brokers
+    for broker, address in asked.items():
+        member = broker.removeprefix("kafka-")[:4]
+        assert address.host == made.site(member), "the agent's certificate names it"
+        (entry,) = made.link(broker, f"agent-{member}", "marker").entries
+        assert entry.upstream == made.ports[f"agent-{member}/marker"] != address
+
+
+def test_a_site_that_is_cut_off_still_reaches_itself() -> None:
+    names = [link.name for link in plan().links]
+    for pattern in ("dc-a->*", "*->dc-a:*", "dc-b->dc-a:*", "*:kafka"):
+        assert not any(name.endswith(":marker") for name in matching(names, pattern))
+    assert matching(names, "kafka-dc-a-*:marker") == ["kafka-dc-a-1->agent-dc-a:marker"]
+
+
+def test_the_other_listeners_inside_a_site_have_no_link() -> None:
     made = plan()
     links = {one for link in made.links for one in link.listen}
     for member in MEMBERS:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dcdr.settings import Settings
-from lab import connect, kafka, kube, record, settings, store
+from dcdr.settings import Settings, TlsSettings
+from lab import connect, kafka, kube, record, settings, store, tls
 from lab.addresses import MEMBERS, make_plan, other
 from lab.estate import Lab
 from lab.record import Home, plan_to_json
@@ -71,15 +71,24 @@ def test_no_group_a_connector_or_an_application_may_have_is_left_without_a_check
 
 
 def test_only_static_super_users_are_spared_by_the_fence() -> None:
-    found = properties(kafka.server_properties(PLAN, "dc-a", 1, Path("/d"), PASSWORDS))
+    found = properties(kafka.server_properties(PLAN, "dc-a", 1, Path("/d"), PASSWORDS, {}))
     assert found["super.users"] == "User:admin;User:mirror;User:broker"
     assert found["allow.everyone.if.no.acl.found"] == "false"
     assert "PLAINTEXT:PLAINTEXT" not in found["listener.security.protocol.map"]
     assert {rule.principal for rule in kafka.standing_rules()}.isdisjoint(found["super.users"].split(";"))
 
 
+def test_a_broker_asks_its_agent_through_its_link_and_shows_its_own_certificate() -> None:
+    gates = kafka.gate_properties(PLAN, "dc-b", "lab", "kafka-dc-b-2", Home("one", Path("/h")), (), "connect-dc-b")
+    assert gates["dcdr.authorizer.agents"] == f"https://{PLAN.agent('kafka-dc-b-2')}"
+    assert gates["dcdr.authorizer.tls.certificate"].endswith("/kafka-dc-b-2.crt")
+    assert gates["dcdr.authorizer.tls.key"].endswith("/kafka-dc-b-2.key")
+    assert gates["dcdr.authorizer.tls.ca"].endswith("/ca.crt")
+    assert properties(kafka.server_properties(PLAN, "dc-b", 2, Path("/d"), PASSWORDS, gates)).items() >= gates.items()
+
+
 def test_three_brokers_keep_two_in_sync_copies() -> None:
-    found = properties(kafka.server_properties(PLAN, "dc-b", 3, Path("/d"), PASSWORDS))
+    found = properties(kafka.server_properties(PLAN, "dc-b", 3, Path("/d"), PASSWORDS, {}))
     assert found["node.id"] == "3"
     assert found["controller.quorum.voters"].count("@") == 3
     assert found["default.replication.factor"] == "3"
@@ -118,6 +127,7 @@ def test_the_products_settings_load_and_name_files_rather_than_secrets(
     home.write(
         {
             "version": record.VERSION,
+            "fence": "authorizer",
             "plan": plan_to_json(PLAN),
             "users": {user: f"/s/{user}.password" for user in kafka.USERS},
             "kubernetes": kube.describe(PLAN, home),
@@ -132,4 +142,7 @@ def test_the_products_settings_load_and_name_files_rather_than_secrets(
     control = tuple(map(str, PLAN.link("dc-c", "dc-b", "kafka").listen))
     assert scope.members["dc-b"].kafka.bootstrap == control
     assert scope.members["dc-a"].kafka.canary_topic == kafka.CANARY_TOPIC
+    agent = scope.members["dc-b"].agent
+    assert agent is not None
+    assert agent.tls == TlsSettings(**tls.files(home, "agent-dc-b"))
     assert "secret-of" not in text

@@ -1,4 +1,4 @@
-"""The ledger as the steps use it: entries by content, kept warm, durable before anybody relies on them."""
+"""The ledger as steps and agents use it: entries by content, kept warm, durable before anybody relies on them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from activities.book import KEPT, LedgerBook
+from dcdr.book import KEPT, LedgerBook
 from dcdr.errors import MisconfiguredError, NotYetError, UnreachableError
 from dcdr.model import CommittedOffset, Cut, CutRow, EntryRef, GroupPositions
 from dcdr.ports import Scope
