@@ -107,7 +107,8 @@ def as_table(verdict: Verdict) -> Iterator[str]:
     for member, count in verdict.load.items():
         yield f"load            {member}: {count} acknowledged"
     for party, times in verdict.open_times.items():
-        yield f"gate            {party}: {', '.join(f'{at(first)} to {at(last)}' for first, last in times) or 'never open'}"
+        opened = ", ".join(f"{at(first)} to {at(last)}" for first, last in times)
+        yield f"gate            {party}: {opened or 'never open'}"
     for pause in verdict.pauses:
         yield f"nobody wrote    {pause.seconds:.3f} s from {at(pause.first_ns)}, {pause.before} to {pause.after}"
     for closed in verdict.closings:

@@ -16,7 +16,7 @@ from lab.witness.probes import USERS, Info, read_probes
 
 
 def gather(lab: Lab, run: Path, loads: Sequence[Path] = ()) -> Evidence:
-    """What the three witnesses of one run saw. Waits until a second after its end: before, the traces may lack something.
+    """What the three witnesses of one run saw. Waits until its end is a second ago: only then the traces are complete.
 
     Args:
         run: the prober's folder. loads: folders of load runs; their pinned producers count too.
@@ -30,7 +30,7 @@ def gather(lab: Lab, run: Path, loads: Sequence[Path] = ()) -> Evidence:
         for ack in read_acks(folder, pinned=True)
     ]
     probes = tuple(read_probes(run))
-    time.sleep(max(0, (info.ended_ns or 0) + HEARD_NS - time.monotonic_ns()) / 1e9)
+    time.sleep(min(max(0, (info.ended_ns or 0) + HEARD_NS - time.monotonic_ns()), HEARD_NS) / 1e9)
     heard_ns = time.monotonic_ns() - HEARD_NS
     return Evidence(info, probes, writes if loads else None, _traces(lab, heard_ns), heard_ns)
 

@@ -47,7 +47,7 @@ TURN_NS = 1_000_000_000
 GAP_NS = 200_000_000
 LIVE_NS = 1_000_000_000
 HEARD_NS = 1_000_000_000
-"""What a gate did so long ago is on record: an expiry is noticed within 100 ms, and a thread of its own writes it down."""
+"""What a gate did so long ago is on record: an expiry is noticed within 100 ms, and a thread of its own writes it."""
 FOREVER = 1 << 62
 PROCESSES = frozenset({"broker", "controller"})
 
@@ -130,8 +130,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Closing:
-    """Users of `member`, who could write until `since_ns`, must be shut out `within_s` seconds after it, and stay so until
-    `until_ns` (default: the end)."""
+    """Users of `member`, who could write until `since_ns`, must be shut out `within_s` seconds after it, and stay so
+    until `until_ns` (default: the end)."""
 
     member: str
     since_ns: int
@@ -389,9 +389,8 @@ def _closed_within(closing: Closing, evidence: Evidence, gates: _Gates, verdict:
         return
     if min(end, gates.heard_ns) <= deadline or since < evidence.started_ns:
         verdict.not_proven.append(f"{what}: the witnesses did not see all of that time")
-    if not any(
-        write.answered_ns > since - LIVE_NS and write.sent_ns < deadline for write in evidence.all_writes(party)
-    ):
+    written = evidence.all_writes(party)
+    if not any(write.answered_ns > since - LIVE_NS and write.sent_ns < deadline for write in written):
         verdict.not_proven.append(f"{what}: nothing was acknowledged there just before, so nothing was closed")
     for witness, of in evidence.writes.items():
         writes = [write for write in of[party] if write.sent_ns < end]
@@ -408,7 +407,7 @@ def _closed_within(closing: Closing, evidence: Evidence, gates: _Gates, verdict:
         verdict.findings.append(Finding(Kind.CLOSED_LATE, "gates", _name(party), first, last, detail))
     if not certain and overlaps(gates.told(party), [(deadline, end)]):
         verdict.not_proven.append(f"{what}: a gate closed too near to the bound to be certain")
-    after = [write for write in evidence.all_writes(party) if write.answered_ns > since and write.sent_ns < end]
+    after = [write for write in written if write.answered_ns > since and write.sent_ns < end]
     ends = [last for _, last in overlaps(gates.told(party), [(since, end)])]
     verdict.closings.append(
         Closed(
@@ -465,8 +464,9 @@ def _whole_traces(evidence: Evidence, gates: _Gates, verdict: Verdict) -> None:
             known[lane.broker] = Trace(lane.member, lane.broker, (), None)
     for trace in known.values():
         reasons = []
-        if absent := PROCESSES - {change.process for change in trace.changes}:
-            reasons.append(f"no trace of its {' and '.join(sorted(absent))}")
+        # Each has said something before the prober's start: it had answered, so it was up.
+        if absent := PROCESSES - {one.process for one in trace.changes if one.mono_ns <= evidence.started_ns}:
+            reasons.append(f"no trace of its {' and '.join(sorted(absent))} from before the prober's start")
         if lost := sum(one.lines_lost for one in trace.changes if one.mono_ns >= evidence.started_ns):
             reasons.append(f"its trace lacks {lost} lines")
         if reasons:
