@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.witness.judge import STALL_NS, Closing, Evidence, Kind, Trace, Verdict, Write, judge, overlaps
+from lab.witness.judge import STALL_NS, Closing, Evidence, Kind, Trace, Verdict, judge, overlaps
 from lab.witness.probes import MIRROR, USERS, Info, Outcome
 from tests.unit.witness.days import END, LANES, MOVED, MS, START, TICK, Day, at, clean, said
 
@@ -368,4 +368,3 @@ def test_an_empty_witness_is_judged_too() -> None:
     verdict = judge(Evidence(Info(TICK, LANES, START, END), [], None, [Trace("dc-a", "kafka-dc-a-1", (), None)], END))
     assert verdict.findings == []
     assert verdict.exit_code == 3
-    assert Write(1, 2, "dc-a", USERS) not in verdict.pauses

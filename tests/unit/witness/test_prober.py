@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ def answer(request: Any, **fields: Any) -> Message:
     return messages._BY_REQUEST[request][0](**fields)
 
 
+def authenticated(code: int) -> Message:
+    fields = {"error_message": None, "auth_bytes": b"", "session_lifetime_ms": 0}
+    return answer(messages.SASL_AUTHENTICATE, error_code=code, **fields)
+
+
 def produced(code: int, offset: int = 7) -> Message:
     response = messages._BY_REQUEST[messages.PRODUCE][0]
     topic = response.TopicProduceResponse
@@ -48,11 +53,8 @@ def produced(code: int, offset: int = 7) -> Message:
 
 def lets_in(broker: FakeBroker, code: int = 0) -> None:
     """A broker that lets anybody in and answers every record with `code`."""
-    welcome = answer(
-        messages.SASL_AUTHENTICATE, error_code=0, error_message=None, auth_bytes=b"", session_lifetime_ms=0
-    )
     broker.on(messages.SASL_HANDSHAKE, lambda: answer(messages.SASL_HANDSHAKE, error_code=0, mechanisms=["PLAIN"]))
-    broker.on(messages.SASL_AUTHENTICATE, lambda: welcome)
+    broker.on(messages.SASL_AUTHENTICATE, lambda: authenticated(0))
     broker.on(messages.PRODUCE, lambda: produced(code))
 
 
@@ -172,10 +174,7 @@ async def test_a_start_without_an_answer_ends_with_who_was_silent_and_why(broker
     lets_in(broker, NOT_LEADER)
     with pytest.raises(LabError, match=r"dc-a/kafka-dc-a-1/users: error 6"):
         await probe([target(broker)], journal(tmp_path / "w"), start_s=0.2)
-    refuse = answer(
-        messages.SASL_AUTHENTICATE, error_code=58, error_message=None, auth_bytes=b"", session_lifetime_ms=0
-    )
-    broker.on(messages.SASL_AUTHENTICATE, lambda: refuse)
+    broker.on(messages.SASL_AUTHENTICATE, lambda: authenticated(58))
     with pytest.raises(LabError, match="app was not let in: error 58"):
         await probe([target(broker)], journal(tmp_path / "x"), start_s=0.2)
     with pytest.raises(JournalError, match="not every broker answered"):
@@ -283,11 +282,10 @@ async def test_a_witness_in_a_process_of_its_own_ends_in_a_verdict(lab: Lab, tmp
             witness.kill()
         assert info.ended_ns is not None
         within = (info.ended_ns - closed_ns) / 2e9
-        evidence = await asyncio.to_thread(gather, lab, witness.out)
-        # This machine may leave the prober standing; what it saw is what is judged here.
-        evidence = replace(evidence, probes=_filled(evidence.probes, info))
-        verdict = judge(evidence, [Closing("dc-a", closed_ns, within)])
-        assert verdict.exit_code == 0, "\n".join(as_table(verdict))
+        verdict = judge(await asyncio.to_thread(gather, lab, witness.out), [Closing("dc-a", closed_ns, within)])
+        assert verdict.findings == [], "\n".join(as_table(verdict))
+        # A busy machine may leave the prober standing now and then; nothing else may be missing.
+        assert [why for why in verdict.not_proven if "no probe for" not in why] == []
         assert verdict.lanes["kafka-dc-a-1 as users"]["acked"] > 0
         assert verdict.lanes["kafka-dc-b-1 as users"]["acked"] == 0
         _trace(lab, "dc-b", (info.started_ns, OPEN, CLOSED, "marker"))
@@ -322,4 +320,4 @@ def _trace(lab: Lab, member: str, *lines: tuple[int, str, str, str]) -> None:
         for mono_ns, users, mirror, reason in lines:
             for process in ("broker", "controller"):
                 said = {"node": 1, "process": process, "users": users, "mirror": mirror, "role": "", "epoch": 1}
-                file.write(record.json.dumps({**said, "reason": reason, "mono_ns": mono_ns}) + "\n")
+                file.write(json.dumps({**said, "reason": reason, "mono_ns": mono_ns}) + "\n")
