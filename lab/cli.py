@@ -30,6 +30,7 @@ from lab.faults import Direction
 from lab.load.cli import load
 from lab.reset import reset as reset_lab
 from lab.up import up as start_lab
+from lab.witness.cli import judge, witness
 
 app = typer.Typer(help="Start, break, look at and end a real two-data-center estate.", no_args_is_help=True)
 
@@ -121,6 +122,8 @@ def status(name: Name = "default", output: Output = Format.TABLE) -> None:
 
 app.command()(load)
 app.command()(check)
+app.command()(witness)
+app.command()(judge)
 
 
 @app.command()

@@ -17,7 +17,8 @@ OBEYED_LIMIT_S = 30.0
 
 
 class Change(NamedTuple):
-    """One change of one node's gates. `mono_ns`: the machine's CLOCK_MONOTONIC."""
+    """One change of one node's gates. `mono_ns`: the machine's CLOCK_MONOTONIC, not later than an opening, not earlier
+    than a closing, and of an expiry its very moment. `lines_lost`: so many changes before it are not on record."""
 
     node: str
     process: str
@@ -27,6 +28,7 @@ class Change(NamedTuple):
     epoch: int
     reason: str
     mono_ns: int
+    lines_lost: int = 0
 
 
 def changes(trace: Path) -> Iterator[Change]:
@@ -36,7 +38,7 @@ def changes(trace: Path) -> Iterator[Change]:
     for line in trace.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
             found = json.loads(line)
-            yield Change(*(found[name] for name in Change._fields))
+            yield Change(**{name: found[name] for name in Change._fields if name in found})
 
 
 def standing(lab: Lab, member: str) -> dict[tuple[str, str], Change]:

@@ -38,6 +38,8 @@ CANARY_TOPIC = "dcdr-canary.internal"
 CANARY_GROUP = "dcdr-canary.internal"
 LEDGER_TOPIC = "dcdr-ledger.internal"
 HEALTH_TOPIC = "dcdr-health.internal"
+WITNESS_TOPIC = "lab-witness.internal"
+"""The prober's. To the gates a topic like any other, but for `admin`, who may make it on a closed side too."""
 USER_TOPIC_PREFIX = "lab-"
 """Topics that tests make up as they go may be used by `app` and `app2` when their names start so."""
 
@@ -101,7 +103,7 @@ def gate_properties(
 ) -> dict[str, str]:
     """Lines with which a broker runs our authorizer (`authorizer/README.md`) and asks its site's agent."""
     prefix = "dcdr.authorizer."
-    kept = (CANARY_TOPIC, LEDGER_TOPIC, HEALTH_TOPIC)
+    kept = (CANARY_TOPIC, LEDGER_TOPIC, HEALTH_TOPIC, WITNESS_TOPIC)
     return {
         "authorizer.class.name": "dcdr.authorizer.MarkerAuthorizer",
         prefix + "scope": scope,
@@ -310,14 +312,18 @@ def create_topics(admin: AdminClient, topics: Sequence[NewTopic]) -> None:
 
 
 def own_topics(broker_count: int) -> list[NewTopic]:
-    """The product's topics, on every cluster: a canary partition on each broker, the ledger, and the agent's."""
+    """The topics of product and prober, on every cluster: a partition of the canary and one of the prober on each
+    broker, the ledger, and the agent's."""
     assignment = [[number] for number in range(1, broker_count + 1)]
     return [
-        NewTopic(
-            CANARY_TOPIC,
-            num_partitions=broker_count,
-            replica_assignment=assignment,
-            config={"min.insync.replicas": "1", "retention.ms": "3600000"},
+        *(
+            NewTopic(
+                name,
+                num_partitions=broker_count,
+                replica_assignment=assignment,
+                config={"min.insync.replicas": "1", "retention.ms": "3600000"},
+            )
+            for name in (CANARY_TOPIC, WITNESS_TOPIC)
         ),
         NewTopic(
             LEDGER_TOPIC,

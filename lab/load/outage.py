@@ -61,12 +61,13 @@ class Outage:
         return self.usual > 0 and all(count >= FLOWING_SHARE * self.usual for count in self.windows)
 
 
-def read_acks(folder: Path) -> list[Ack]:
-    """All acknowledgements of a run's followers (pinned producers aside); a transaction's count from its commit."""
+def read_acks(folder: Path, pinned: bool = False) -> list[Ack]:
+    """All acknowledgements of a run's followers, and of its pinned producers if asked for; a transaction's count from
+    its commit."""
     acks: list[Ack] = []
     for path in sorted(folder.glob("producer-*.tsv")):
         header = read_header(path)
-        if header["role"] != "follow":
+        if header["role"] != "follow" and not pinned:
             continue
         clusters: dict[str, str] = {}
         sent: dict[str, tuple[int, str]] = {}
