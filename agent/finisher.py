@@ -1,8 +1,9 @@
-"""What an agent does for an operation that nobody finished: the new holder lets everybody in.
+"""What an agent does for an operation that nobody finished: the holder lets everybody in.
 
-It needs no Temporal, so that a lost one never leaves both sides closed. Only what people wait for is done: users, the
-endpoint, consumers. The mirror, the look for a tail and the operation id stay for the run that finds the operation in
-the lease, and finds done what was done here.
+It needs no Temporal, so that a lost one never leaves both sides closed. After a handover only what people wait for is
+done: users, the endpoint, consumers. Where the old side was opened again, its mirror runs again as well: it was there
+before. The rest, the operation id included, stays for the run that finds the operation in the lease, and finds done
+what was done here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dcdr.errors import ConflictError, DcdrError, MisconfiguredError, NotYetErro
 from dcdr.lease import Standing
 from dcdr.marker import Role
 from dcdr.model import CommittedOffset, Cut, Gate, GroupPositions, LeaseRecord, LogEnds, Operation, TopicPartition
+from dcdr.plan import mirror_of
 from dcdr.ports import EndpointView, Member, Scope
 
 log = logging.getLogger("dcdr.finisher")
@@ -60,35 +62,49 @@ class Finisher:
         if operation in (None, self._finished) or self._keeper.marker().role is not Role.ACTIVE:
             return
         async with self._estate() as scope:
-            await finish(scope, operation)
+            await finish(scope, operation, self._dc)
         self._finished = operation
         log.warning("%s: let everybody in for operation %s, which nobody finished", self._dc, operation.id)
 
 
-async def finish(scope: Scope, operation: Operation) -> None:
-    """Open the target for users, send them there, and let consumers in; what is done already is left as it is.
+async def finish(scope: Scope, operation: Operation, dc: str) -> None:
+    """Open `dc` for users, send them there, and let consumers in; what is done already is left as it is.
 
     Raises: SupersededError when the lease has gone on; NotYetError while a broker is not open.
     """
-    member = scope.member(operation.target)
-    lease.require(await _record(scope), operation, Standing.MOVED)
+    member = scope.member(dc)
+    standing = Standing.MOVED if dc == operation.target else Standing.REOPENED
+    lease.require(await _record(scope), operation, standing)
     try:
         await member.fence.open_users()
         closed = [broker for broker, gate in (await member.fence.users_gates()).items() if gate is not Gate.OPEN]
         if closed:
             raise NotYetError(f"users of {member.name} are not let in by brokers {closed}")
-        wanted = EndpointView(operation.target, operation.epoch + 1)
-        if await scope.endpoint.read() != wanted:
-            await scope.endpoint.flip(operation.target, operation.epoch + 1)
+        if standing is Standing.MOVED:
+            wanted = EndpointView(operation.target, operation.epoch + 1)
+            if await scope.endpoint.read() != wanted:
+                await scope.endpoint.flip(operation.target, operation.epoch + 1)
         if (await member.fence.rules()).groups_denied:
-            await _place(scope, member, operation)
+            if standing is Standing.MOVED:
+                await _place(scope, member, operation)
             await member.fence.thaw_groups()
+        if standing is Standing.REOPENED:
+            await _mirror_again(scope, operation)
     finally:
         after = await _record(scope)
         if not lease.users_may_write(after, member.name):
             await member.fence.close_users()
             await member.fence.freeze_groups()
-            lease.require(after, operation, Standing.MOVED)
+            lease.require(after, operation, standing)
+
+
+async def _mirror_again(scope: Scope, operation: Operation) -> None:
+    """The mirror towards the target as it was. Its tasks are restarted whatever they say: one that was fenced notices
+    at its next write only."""
+    mirror = mirror_of(scope, operation.source, operation.target)
+    target = scope.member(operation.target).connect
+    await target.restart(mirror.source_connector, only_failed=False)
+    await target.resume(mirror.checkpoint_connector)
 
 
 async def _place(scope: Scope, member: Member, operation: Operation) -> None:

@@ -18,7 +18,7 @@ from dcdr.lease import Standing
 from dcdr.model import LeaseRecord, Message, Operation
 
 GRACE = timedelta(seconds=30)
-"""A worker that is alive finds an operation within seconds of its deadline; the new holder's agent leaves it those."""
+"""A worker that is alive finds an operation within seconds of its deadline; the holder's agent leaves it those."""
 
 
 class Ask(StrEnum):
@@ -92,9 +92,9 @@ def overdue(record: LeaseRecord, now: datetime) -> LeaseRecord | None:
 
 
 def left_behind(record: LeaseRecord, dc: str, now: datetime) -> Operation | None:
-    """The operation that made `dc` the holder and that nobody finished in time: its agent lets everybody in."""
+    """The operation that left `dc` the holder, moved or opened again, and that nobody finished in time."""
     operation = record.operation
     if operation is None or record.deadline is None or now < record.deadline + GRACE:
         return None
-    moved = lease.standing(record, operation) is Standing.MOVED
-    return operation if moved and operation.target == dc else None
+    holders = {Standing.MOVED: operation.target, Standing.REOPENED: operation.source}
+    return operation if holders.get(lease.standing(record, operation)) == dc else None

@@ -1,4 +1,4 @@
-"""An operation that nobody finished after its handover: the new holder's agent lets everybody in."""
+"""An operation that nobody finished: the holder's agent lets everybody in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.keeper import Keeper
 from dcdr.bounds import PRESETS, Preset
 from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, UnreachableError
 from dcdr.intent import GRACE
-from dcdr.model import GroupVerdict
+from dcdr.model import GroupVerdict, Phase
 from dcdr.ports import EndpointView, Scope
 from tests.unit.activities.test_groups import Moving
 from tests.unit.activities.test_hand_over import OPERATION, do
@@ -29,18 +29,18 @@ LATER = timedelta(hours=1)
 
 
 class Left(Moving):
-    """A switchover that moved to dc-b and was left there; and dc-b's agent, which looks when a test says so."""
+    """A switchover that was left where it was; and the agent of `dc`, which looks when a test says so."""
 
-    def __init__(self, path: Path, **world: Any) -> None:
+    def __init__(self, path: Path, dc: str = "dc-b", **world: Any) -> None:
         super().__init__(path, **world)
         self.path = path
         file = WorldFile(path)
         self.after, self.time, self.opened = LATER, 0.0, 0
         self.keeper = Keeper(
-            "dc-b", "lab", MemoryLeaseStore(file), MemoryIntentStore(file), PRESETS[Preset.TEST],
-            clock=lambda: self.time,
+            dc, "lab", MemoryLeaseStore(file), MemoryIntentStore(file), PRESETS[Preset.TEST],
+            clock=lambda: self.time, now=self.now,
         )  # fmt: skip
-        self.finisher = Finisher("dc-b", self.keeper, self.connected, now=self.now)
+        self.finisher = Finisher(dc, self.keeper, self.connected, now=self.now)
 
     def now(self) -> datetime:
         record = self.world.lease()
@@ -206,5 +206,28 @@ async def test_overtaken_meanwhile_it_closes_again_what_it_opened(build: Callabl
 
     slow = replace(scope, endpoint=Slow(WorldFile(left.path)))
     with pytest.raises(SupersededError):
-        await finish(slow, OPERATION)
+        await finish(slow, OPERATION, "dc-b")
     assert left.lets_in[:2] == (False, False)
+
+
+async def test_what_the_agent_opened_again_is_as_before(build: Callable[..., Left]) -> None:
+    """Its deadline over before the handover, the old side is open by the lease, and then all the rest follows."""
+    left = build(dc="dc-a")
+    await left.close()
+    left.after = timedelta(0)
+    await left.look()
+    record, mirror = left.world.lease(), "mm2-source.dc-a-to-dc-b"
+    assert record is not None
+    assert (record.holder, record.phase, record.op_id) == ("dc-a", Phase.OPEN, OPERATION.id)
+    assert (left.opened, left.world.groups_frozen("dc-a")) == (0, True), "a worker that is alive undoes it by itself"
+    left.after = GRACE
+    await left.look()
+    left.world.pump(20)
+    assert (left.world.users_open("dc-a"), left.world.groups_frozen("dc-a")) == (True, False)
+    assert (left.world.users_open("dc-b"), left.world.groups_frozen("dc-b")) == (False, True)
+    assert left.world.endpoint().dc == "dc-a"
+    assert left.world.connector("dc-b", mirror).running
+    assert left.world.connector("dc-b", "mm2-checkpoint.dc-a-to-dc-b").running
+    left.world.late_append("dc-a", "orders", 0, ["after all"])
+    left.world.pump(20)
+    assert left.world.values("dc-b", "orders", 0)[-1] == "after all", "a fenced task would copy nothing"

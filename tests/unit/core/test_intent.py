@@ -127,11 +127,11 @@ def test_whatever_is_asked_in_whatever_order_the_lease_moves_once_and_epochs_nev
         ((Ask.BEGIN, Ask.HAND_OVER), "dc-b", intents.GRACE - timedelta(seconds=1), False),
         ((Ask.BEGIN, Ask.HAND_OVER), "dc-a", intents.GRACE, False),
         ((Ask.BEGIN,), "dc-b", intents.GRACE, False),
-        ((Ask.BEGIN, Ask.REOPEN), "dc-a", intents.GRACE, False),
+        ((Ask.BEGIN, Ask.REOPEN), "dc-a", intents.GRACE, True),
+        ((Ask.BEGIN, Ask.REOPEN), "dc-a", timedelta(0), False),
+        ((Ask.BEGIN, Ask.REOPEN), "dc-b", intents.GRACE, False),
         (WHOLE, "dc-b", intents.GRACE, False),
     ],
 )
-def test_what_was_left_behind_after_its_handover_is_the_new_holders_affair(
-    asks: tuple[Ask, ...], dc: str, late: timedelta, its: bool
-) -> None:
+def test_what_was_left_behind_is_the_holders_affair(asks: tuple[Ask, ...], dc: str, late: timedelta, its: bool) -> None:
     assert intents.left_behind(after(*asks), dc, DEADLINE + late) == (OPERATION if its else None)
