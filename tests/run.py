@@ -88,7 +88,15 @@ class Run:
     def junit(self) -> None:
         """Run the authorizer's own tests, outside the tree."""
         with tempfile.TemporaryDirectory() as scratch:
-            maven = ["mvn", "-B", "-q", "-f", ROOT / "authorizer" / "pom.xml", "verify", f"-Ddcdr.build={scratch}"]
+            maven: list[str | Path] = [
+                "mvn",
+                "-B",
+                "-q",
+                "-f",
+                ROOT / "authorizer" / "pom.xml",
+                "verify",
+                f"-Ddcdr.build={scratch}",
+            ]
             phase = self.do("authorizer (JUnit)", maven, DEADLINE_S["suite"])
             phase.note = self._count(*sorted(Path(scratch, "surefire-reports").glob("TEST-*.xml")))
 

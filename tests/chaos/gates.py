@@ -32,6 +32,7 @@ from dcdr.model import Outcome
 from lab import connect, gates, store, tls
 from lab.addresses import ARBITER
 from lab.settings import LEASE
+from lab.witness import Closing
 from tests.chaos.bad_days import held, off
 from tests.chaos.kills import DEADLINE, DRAIN_DEADLINE
 from tests.chaos.row import End, Play, Row, Scene, Shown
@@ -40,6 +41,7 @@ from workflows import steps
 
 TIMING = LeaseTiming.of(Preset(LEASE["preset"]))
 CLOSE_S = TIMING.validity
+APPENDED_S = TIMING.validity + TIMING.pause
 REFUSED_CODES = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 UNDONE, DONE = frozenset({End.AS_BEFORE}), frozenset({End.DONE})
 
@@ -47,8 +49,8 @@ UNDONE, DONE = frozenset({End.AS_BEFORE}), frozenset({End.DONE})
 class Trace:
     """The gates of one data center since `since_ns` (CLOCK_MONOTONIC)."""
 
-    def __init__(self, stage: Stage, member: str) -> None:
-        self._lab, self.member = stage.lab, member
+    def __init__(self, scene: Scene, member: str) -> None:
+        self._scene, self._lab, self.member = scene, scene.stage.lab, member
         self.since_ns = time.monotonic_ns()
 
     def changes(self) -> list[gates.Change]:
@@ -68,14 +70,19 @@ class Trace:
         """How the users' gates stand now."""
         return {one.users for one in gates.standing(self._lab, self.member).values()}
 
-    async def closed(self, limit_s: float = CLOSE_S) -> float:
-        """Wait until the last users' gate is closed; returns seconds since the beginning.
+    async def closed(self) -> float:
+        """Wait until the last users' gate is closed, and the bound for appends is over; returns seconds since the
+        beginning. The witnesses are asked about that time, too.
 
-        Raises: AssertionError past `limit_s`, by the gates' own times.
+        Raises: AssertionError past the validity, by the gates' own times.
         """
-        await until(f"{self.member} closed to users", lambda: self.users() == {"closed"}, limit_s + 15)
+        await until(f"{self.member} closed to users", lambda: self.users() == {"closed"}, CLOSE_S + 15)
         took = max((one.mono_ns - self.since_ns) / 1e9 for one in self.changes() if one.users == "closed")
-        assert took <= limit_s, f"closed after {took:.2f} s, promised {limit_s:g} s"
+        assert took <= CLOSE_S, f"closed after {took:.2f} s, promised {CLOSE_S:g} s"
+        left = self.since_ns / 1e9 + APPENDED_S + 0.5 - time.monotonic()
+        await asyncio.sleep(max(0.0, left))  # what the bound forbids can only be seen when it is over
+        closing = Closing(self.member, self.since_ns, APPENDED_S, time.monotonic_ns())
+        self._scene.closings.append(closing)
         return took
 
     async def opened(self, limit_s: float = 40.0) -> None:
@@ -97,7 +104,7 @@ class Closes:
     says: str
 
     async def __call__(self, scene: Scene) -> Shown:
-        here, there = Trace(scene.stage, scene.here), Trace(scene.stage, scene.there)
+        here, there = Trace(scene, scene.here), Trace(scene, scene.there)
         hit = await off(self.break_it, scene)
         took = await here.closed()
         await off(self.mend, scene)
@@ -118,7 +125,7 @@ class Stays:
     for_s: float = TIMING.validity + TIMING.renew
 
     async def __call__(self, scene: Scene) -> Shown:
-        here, there = Trace(scene.stage, scene.here), Trace(scene.stage, scene.there)
+        here, there = Trace(scene, scene.here), Trace(scene, scene.there)
         hit = await off(self.break_it, scene)
         await asyncio.sleep(self.for_s)  # the length of the outage is the fault itself
         await scene.stage.flowing(scene.load, scene.here)
@@ -147,7 +154,7 @@ def link(name: str, act: str) -> Callable[[Scene], list[str]]:
 
 
 async def agent_restarted_at_once(scene: Scene) -> Shown:
-    here = Trace(scene.stage, scene.here)
+    here = Trace(scene, scene.here)
     name = f"agent-{scene.here}"
     pid = scene.stage.lab.process(name).pid
     await off(scene.stage.lab.fault.kill, name)
@@ -176,7 +183,7 @@ def another_agent(scene: Scene, name: str, settings: Any) -> Iterator[subprocess
 async def agents_of_one_data_center(scene: Scene) -> Shown:
     """A second agent with the same identity, beside the first."""
     lab = scene.stage.lab
-    here = Trace(scene.stage, scene.here)
+    here = Trace(scene, scene.here)
     seen = yaml.safe_load((lab.home.config / f"agent-{scene.here}.yaml").read_text())
     own = seen["scopes"][SCOPE]["members"][scene.here]["agent"]
     host = own["listen"].rpartition(":")[0]
@@ -209,7 +216,7 @@ def _beats(status: str) -> int:
 async def agent_of_the_wrong_side(scene: Scene) -> Shown:
     """The standby's agent is started as the active side's: its brokers refuse what it says of another cluster."""
     lab, name = scene.stage.lab, f"agent-{scene.there}"
-    here, there = Trace(scene.stage, scene.here), Trace(scene.stage, scene.there)
+    here, there = Trace(scene, scene.here), Trace(scene, scene.there)
     await off(lab.process(name).stop)
     seen = yaml.safe_load((lab.home.config / f"{name}.yaml").read_text())
     members = seen["scopes"][SCOPE]["members"]
@@ -227,7 +234,7 @@ async def agent_of_the_wrong_side(scene: Scene) -> Shown:
 
 async def broker_restarted_while_open(scene: Scene) -> Shown:
     lab, name = scene.stage.lab, f"kafka-{scene.here}-1"
-    here = Trace(scene.stage, scene.here)
+    here = Trace(scene, scene.here)
     await off(lab.fault.kill, name)
     await off(lab.fault.restart, name)
     await reopens(scene, here)
@@ -239,10 +246,10 @@ async def broker_restarted_while_open(scene: Scene) -> Shown:
 async def broker_restarted_while_closed(scene: Scene) -> Shown:
     """Nobody says that users may write when it comes back, so they may not."""
     lab, agent, broker = scene.stage.lab, f"agent-{scene.here}", f"kafka-{scene.here}-1"
-    here = Trace(scene.stage, scene.here)
+    here = Trace(scene, scene.here)
     await off(lab.fault.kill, agent)
     took = await here.closed()
-    again = Trace(scene.stage, scene.here)
+    again = Trace(scene, scene.here)
     await off(lab.fault.kill, broker)
     await off(lab.fault.restart, broker)
     code = await off(write, scene.stage, scene.here, "app", "orders")
@@ -255,7 +262,7 @@ async def broker_restarted_while_closed(scene: Scene) -> Shown:
 
 async def standby_broker_restarted(scene: Scene) -> Shown:
     lab, name = scene.stage.lab, f"kafka-{scene.there}-1"
-    there = Trace(scene.stage, scene.there)
+    there = Trace(scene, scene.there)
     await off(lab.fault.kill, name)
     await off(lab.fault.restart, name)
     await until(
@@ -329,7 +336,7 @@ async def transaction_when_the_gate_closes(scene: Scene) -> Shown:
     producer.begin_transaction()
     producer.produce("payments", b"in the air when the gate closed", partition=0)
     assert await off(producer.flush, 10) == 0
-    here = Trace(scene.stage, scene.here)
+    here = Trace(scene, scene.here)
     await off(lab.fault.kill, agent)
     took = await here.closed()
     try:
@@ -365,9 +372,9 @@ class Clock:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
         await off(partial(lab.fault.restart, agent, environment=told))
-        before = Trace(scene.stage, scene.here)
+        before = Trace(scene, scene.here)
         await before.opened()
-        here = Trace(scene.stage, scene.here)
+        here = Trace(scene, scene.here)
         setting.write_text(f"{self.offset}\n")
         took = await here.closed()
         assert "clock-skew" in here.reasons(), here.changes()
@@ -389,7 +396,7 @@ class Lie:
 
     async def __call__(self, scene: Scene) -> Shown:
         lab, agent = scene.stage.lab, f"agent-{scene.here}"
-        here = Trace(scene.stage, scene.here)
+        here = Trace(scene, scene.here)
         await off(lab.fault.kill, agent)
         answered = 0
 
@@ -451,7 +458,7 @@ class Record:
     async def __call__(self, scene: Scene) -> Shown:
         lab = scene.stage.lab
         client = lab.plan.ports[f"etcd-{ARBITER}/client"]
-        here, there = Trace(scene.stage, scene.here), Trace(scene.stage, scene.there)
+        here, there = Trace(scene, scene.here), Trace(scene, scene.there)
         before = await off(store.get, client, store.LEASE_KEY)
         record = json.loads(before)
         spoiled = self.spoil(record)
@@ -559,7 +566,8 @@ def rows() -> Iterator[Row]:
     undone = UNDONE
 
     def row(name: str, play: Play, **more: Any) -> Row:
-        return Row(name, play, **{"expect": undone, **more})
+        fence = more.get("fence", gates.AUTHORIZER)
+        return Row(name, play, **{"expect": undone, "witnessed": fence == gates.AUTHORIZER, **more})
 
     yield row(
         "the agent is killed", Closes(process("agent-{here}", "kill"), process("agent-{here}", "restart"), "SIGKILL")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
+from uuid import uuid4
 
 from lab.check.report import WORDS, as_table
+from lab.load import Load
+from lab.witness import Witness, gather, judge
+from lab.witness.cli import as_table as witness_table
 from tests.chaos import results
 from tests.chaos.results import Result
 from tests.chaos.row import Row, Scene, Shown
@@ -24,10 +30,10 @@ async def play(stage: Stage, row: Row, commit: str) -> Result:
     verdict, error = "", ""
     try:
         async with asyncio.timeout(ROW_S):
-            here, there = stage.here(), stage.there()
-            async with stage.load(rate=RATE) as load:
+            here = stage.here()
+            async with stage.load(rate=RATE) as load, _witnessed(stage, row, load) as scene:
                 await stage.flowing(load, here)
-                shown = await row.play(Scene(stage, load, here, there))
+                shown = await row.play(scene)
                 assert shown.fired, "nothing shows that the fault fired"
                 assert shown.end in row.expect, f"ended as {shown.end}, expected {' or '.join(row.expect)}"
                 assert not stage.lab.fault.active(), stage.lab.fault.active()
@@ -43,3 +49,22 @@ async def play(stage: Stage, row: Row, commit: str) -> Result:
     fired = shown.fired if shown else ""
     seconds = round(time.monotonic() - began, 1)
     return Result(row.name, not error, fired, outcome, verdict, seconds, commit, results.now(), error)
+
+
+@contextlib.asynccontextmanager
+async def _witnessed(stage: Stage, row: Row, load: Load) -> AsyncIterator[Scene]:
+    """The scene, and the witnesses' word on it. Raises: AssertionError with all they say when they are not content."""
+    scene = Scene(stage, load, stage.here(), stage.there())
+    if not row.witnessed:
+        yield scene
+        return
+    witness = Witness(stage.lab, stage.folder / f"{uuid4().hex[:8]}.witness")
+    await asyncio.to_thread(witness.start)
+    try:
+        yield scene
+        await asyncio.to_thread(witness.stop)
+    finally:
+        witness.kill()
+    evidence = await asyncio.to_thread(gather, stage.lab, witness.out, [load.out])
+    seen = await asyncio.to_thread(judge, evidence, scene.closings)
+    assert seen.clean, "\n".join(witness_table(seen))

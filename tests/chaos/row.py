@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from lab import gates
 from lab.load import Load
+from lab.witness import Closing
 from tests.integration.support import Stage
 
 
@@ -36,6 +37,8 @@ class Scene:
     load: Load
     here: str
     there: str
+    closings: list[Closing] = field(default_factory=list)
+    """What the witnesses are asked about."""
 
 
 Play = Callable[[Scene], Awaitable[Shown]]
@@ -56,5 +59,7 @@ class Row:
     rest_s: float = 90.0
     fence: str = gates.AUTHORIZER
     """The mode of the lab it is played on."""
+    witnessed: bool = False
+    """Gates, load and a prober of both sides have to show that never two were writable."""
     spoils: bool = False
     """It leaves something behind that later rows would stumble over."""

@@ -207,7 +207,8 @@ def test_the_topic_has_a_partition_on_each_broker_is_not_mirrored_and_users_may_
 
 def test_only_who_makes_the_topic_is_spared_by_the_gates() -> None:
     home = Home("x", Path("/x"))
-    found = kafka.gate_properties("dc-a", "lab", Address("127.0.0.1", 1), "kafka-dc-a-1", home, ("connect",), "g")
+    plan = make_plan("127.20.7", 1, lambda _: True)
+    found = kafka.gate_properties(plan, "dc-a", "lab", "kafka-dc-a-1", home, ("connect",), "g")
     exempt = found["dcdr.authorizer.exempt"].split(";")
     assert [pair for pair in exempt if pair.endswith(kafka.WITNESS_TOPIC)] == [f"User:admin@{kafka.WITNESS_TOPIC}"]
     assert kafka.WITNESS_TOPIC not in found["dcdr.authorizer.internal.topics"]
