@@ -95,9 +95,12 @@ class Keeper:
         self._wake.set()
 
     def changed(self, stored: StoredLease | None) -> None:
-        """A watch showed `stored`: if that is news, do not wait either."""
+        """A watch showed `stored`: if that is news, do not wait either. The other side's sign of life is noted when it
+        comes, not at the next look, so that a takeover does not wait for longer than it must."""
         if self.is_news(stored):
             self._wake.set()
+        elif stored is not None and not self._known.holds:
+            self._known = tenure.saw(self._known, stored, self._clock())
 
     def is_news(self, stored: StoredLease | None) -> bool:
         """One more sign of life is none: the holder hears its own, and would renew once more for each."""
@@ -122,7 +125,13 @@ class Keeper:
             if pressing:
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.0, began + self._timing.renew - self._clock()))
+                await asyncio.wait_for(self._wake.wait(), max(0.0, self._next_beat(began) - self._clock()))
+
+    def _next_beat(self, began: float) -> float:
+        """A renew period after the last one, or when the other side's time is over, if that is sooner."""
+        over = self._known.since + self._timing.wait
+        soon = self._automatic and not self._known.holds and over > self._clock()
+        return min(began + self._timing.renew, over) if soon else began + self._timing.renew
 
     async def beat(self, fit: bool) -> bool:
         """One exchange. Returns: whether another one should follow at once.

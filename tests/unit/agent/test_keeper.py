@@ -253,3 +253,24 @@ async def test_two_agents_of_one_side_never_disagree_about_who_holds_the_lease(p
     assert twin.marker().role is Role.NONE
     await pair.beat(pair.a)
     assert pair.a.marker().role is Role.NONE
+
+
+async def test_the_other_sides_sign_of_life_counts_from_when_it_came(ready: Callable[..., Pair]) -> None:
+    pair = ready(automatic=True)
+    await pair.beat()
+    assert pair.b.known.since == 0.0
+    pair.time = 0.3
+    await pair.beat(pair.a)
+    pair.b.changed(await pair.store.read("lab"))
+    assert pair.b.known.since == 0.3, "what the watch shows is not looked at again before it counts"
+    assert pair.b._next_beat(7.2) == pytest.approx(0.3 + TIMING.wait), "no renew period later"
+    assert pair.b._next_beat(0.3) == pytest.approx(0.3 + TIMING.renew)
+    pair.time = 8.0
+    assert pair.b._next_beat(7.9) == pytest.approx(7.9 + TIMING.renew), "one that may not take over does not spin"
+
+
+async def test_the_holder_takes_no_word_of_the_watch_for_its_own_renewal(pair: Pair) -> None:
+    await pair.beat()
+    before, pair.time = pair.a.known, 1.0
+    pair.a.changed(await pair.store.read("lab"))
+    assert pair.a.known == before
