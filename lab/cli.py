@@ -120,6 +120,21 @@ def status(name: Name = "default", output: Output = Format.TABLE) -> None:
         raise typer.Exit(3)
 
 
+@app.command("gates")
+def gates_trace(
+    name: Name = "default",
+    seconds: Annotated[float, typer.Option(min=0, help="How far back.")] = 3600,
+    output: Output = Format.TABLE,
+) -> None:
+    """Every change of the gates, as brokers and controllers say of themselves. None in `acl` mode."""
+    with explained():
+        rows = gates.history(Lab.open(name), seconds)
+    if output is Format.JSON:
+        print(json.dumps([{"member": member, **change._asdict()} for member, change in rows], indent=1))
+    else:
+        print("\n".join(gates.as_table(rows)))
+
+
 app.command()(load)
 app.command()(check)
 app.command()(witness)

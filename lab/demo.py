@@ -101,6 +101,7 @@ def demo(lab: str, rate: int, keep: bool) -> int:
     try:
         load.wait_until_acknowledged()
         say(load.last_line())
+        moving = time.monotonic()
         for target in ROUNDS:
             run(environment, "switchover", "lab", "--to", target)
             say(load.last_line())
@@ -109,6 +110,9 @@ def demo(lab: str, rate: int, keep: bool) -> int:
         load.end()
     outages = [f"{move['seconds'] * 1000:.0f} ms" for move in summary["outages"]]
     say(f"\nproducers had no acknowledgement for {', '.join(outages)} (last on the old side to first on the new)")
+    run(environment, "lab", "gates", "--lab", lab, "--seconds", f"{time.monotonic() - moving:.0f}")
+    run(environment, "lease", "show", "lab")
+    run(environment, "fence", "verify", "lab")
     code = run(
         environment,
         *("lab", "check", "--lab", lab, "--run", str(load.out)),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lab.addresses import MEMBERS
 from lab.estate import Lab
 from lab.waiting import wait_for
 
@@ -39,6 +41,29 @@ def changes(trace: Path) -> Iterator[Change]:
         if line.endswith("\n"):
             found = json.loads(line)
             yield Change(**{name: found[name] for name in Change._fields if name in found})
+
+
+def history(lab: Lab, seconds: float) -> list[tuple[str, Change]]:
+    """(member, change) of both members within the last `seconds`, oldest first."""
+    since_ns = time.monotonic_ns() - round(seconds * 1e9)
+    found = [
+        (member, change)
+        for member in MEMBERS
+        for broker in lab.brokers(member)
+        for change in changes(lab.home.trace(broker))
+        if change.mono_ns >= since_ns
+    ]
+    return sorted(found, key=lambda one: one[1].mono_ns)
+
+
+def as_table(rows: Sequence[tuple[str, Change]]) -> Iterator[str]:
+    """Lines for a terminal; times are seconds since the first of them."""
+    yield f"{'seconds':>9}  {'side':<6} {'node':<14} {'users':<7} {'mirror':<7} {'role':<8} {'epoch':>5}  why"
+    for member, one in rows:
+        at = (one.mono_ns - rows[0][1].mono_ns) / 1e9
+        node = f"{one.node}/{one.process}"
+        gates = f"{one.users:<7} {one.mirror:<7} {one.role:<8} {one.epoch:>5}  {one.reason}"
+        yield f"{at:>9.3f}  {member:<6} {node:<14} {gates}"
 
 
 def standing(lab: Lab, member: str) -> dict[tuple[str, str], Change]:
