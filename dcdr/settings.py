@@ -218,6 +218,11 @@ class ScopeSettings(_Section):
                 f"fence: authorizer needs an agent at each member, and {', '.join(without)} has none: nobody would "
                 "tell its brokers to open. Add members.*.agent, or set fence: acl"
             )
+        if self.fence is Fence.ACL and self.lease.automatic:
+            raise ValueError(
+                "lease.automatic needs fence: authorizer: with fence: acl a side that is cut off stays open, and two "
+                "could be written at once. Install the authorizer, or leave lease.automatic out"
+            )
         return self
 
 
