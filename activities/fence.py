@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from temporalio import activity
 
-from activities.step import Steps, Stopwatch, settle_groups, settle_users, until_gates
+from activities.step import Steps, Stopwatch, expel, settle_groups, settle_users, until_gates
+from dcdr.errors import DcdrError
 from dcdr.lease import Standing
 from dcdr.model import Gate, LeaseRecord, StepInput, StepResult
+from dcdr.ports import Scope
+
+log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 8.0
 
@@ -71,23 +77,33 @@ class FenceActivities(Steps):
 
     @activity.defn(name="groups.open")
     async def let_groups_in(self, step: StepInput) -> StepResult:
-        """Let consumers in on the target."""
-        return await self._thaw(step, step.operation.target, Standing.MOVED)
+        """Let consumers in on the target, and before that put those that stayed on the source out of their groups."""
+        return await self._thaw(step, step.operation.target, Standing.MOVED, left=step.operation.source)
 
     @activity.defn(name="groups.thaw")
     async def thaw(self, step: StepInput) -> StepResult:
         """Undo `freeze` on the source."""
         return await self._thaw(step, step.operation.source, Standing.REOPENED)
 
-    async def _thaw(self, step: StepInput, dc: str, standing: Standing) -> StepResult:
+    async def _thaw(self, step: StepInput, dc: str, standing: Standing, *, left: str = "") -> StepResult:
         async def correct(record: LeaseRecord) -> None:
             await settle_groups(scope.member(dc).fence, record, dc)
 
         async with self.holding(step.operation, standing, correct=correct) as scope:
             watch = Stopwatch()
+            stayed = await _put_out(scope, left) if left else ""
             fence = scope.member(dc).fence
             await fence.thaw_groups()
             brokers = await until_gates(fence.group_gates, Gate.OPEN, f"groups of {dc}", CONFIRM_SECONDS)
-            return StepResult(
-                **watch.so_far(), note=f"commits taken by every broker, {brokers}", counts={"brokers": brokers}
-            )
+            note = f"commits taken by every broker, {brokers}{stayed}"
+            return StepResult(**watch.so_far(), note=note, counts={"brokers": brokers})
+
+
+async def _put_out(scope: Scope, dc: str) -> str:
+    """What became of the members that stayed on `dc`, for the note. It may be gone, and consumers wait: never fails."""
+    try:
+        removed = await expel(scope, dc)
+    except DcdrError as error:
+        log.warning("members that may have stayed on %s were not removed: %s", dc, error)
+        return f"; members that may have stayed on {dc} were not removed: {error}"
+    return f"; {removed} members that stayed on {dc} were removed" if removed else ""

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from temporalio import activity
 
-from activities.step import Steps, Stopwatch, both, connector_of, read_lease
+from activities.step import Steps, Stopwatch, both, connector_of, expel, read_lease
 from dcdr import drain
 from dcdr.book import LedgerBook
 from dcdr.errors import InvalidRequestError, TransientError
@@ -26,7 +26,8 @@ TAIL_ROWS = 100
 
 
 class StatusActivities(Steps):
-    """Nothing here changes anything, with one exception: a mirror that has not seen a new topic is told to look."""
+    """Nothing here changes anything, with two exceptions: a mirror that has not seen a new topic is told to look, and
+    members that stayed on a standby where groups are frozen are put out of their groups."""
 
     def __init__(self, directory: Directory, book: LedgerBook) -> None:
         super().__init__(directory)
@@ -39,7 +40,8 @@ class StatusActivities(Steps):
         check_request(scope, request.target)
         give_up, nudged = time.monotonic() + RETRY_SECONDS, False
         while True:
-            found = examine(scope, request.target, await observe(scope, request.target))
+            estate = await observe(scope, request.target)
+            found = examine(scope, request.target, estate)
             healing = [f for f in found.findings if f.severity is Severity.RETRY]
             final = any(f.severity is Severity.BLOCKER for f in found.findings)
             if not healing or final or time.monotonic() >= give_up:
@@ -48,6 +50,9 @@ class StatusActivities(Steps):
             if not nudged and any(f.check == "topics" for f in healing):
                 nudged = True
                 await self._nudge(scope, request.target)
+            if any(f.check == "groups" for f in healing) and _frozen(estate.members[request.target]):
+                with suppress(TransientError):  # the next look has it
+                    await expel(scope, request.target)
             await asyncio.sleep(RETRY_PAUSE)
 
     async def _nudge(self, scope: Scope, target: str) -> None:
@@ -127,6 +132,11 @@ async def observe(scope: Scope, target: str) -> Estate:
         ends=ends,
         open_transactions=len(transactions),
     )
+
+
+def _frozen(view: MemberView) -> bool:
+    """Whether no member that is put out can come back: the rule stands, and every broker obeys it."""
+    return view.rules.groups_denied and set(view.group_gates.values()) == {Gate.CLOSED}
 
 
 async def _view(member: Member) -> MemberView:

@@ -11,10 +11,11 @@ from typing import Any
 
 from dcdr import intent as intents
 from dcdr import lease
-from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, TransientError
+from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, TransientError, UnreachableError
 from dcdr.intent import Intent
 from dcdr.lease import Standing
-from dcdr.model import Connector, Gate, LeaseRecord, Operation, StoredLease
+from dcdr.model import Connector, Gate, GroupKind, LeaseRecord, Operation, StoredLease
+from dcdr.plan import carried
 from dcdr.ports import Directory, Member, ProduceFence, Scope
 
 Correction = Callable[[LeaseRecord], Awaitable[None]]
@@ -26,6 +27,10 @@ CORRECT_SECONDS, LONGEST_CORRECTION_WAIT = 10.0, 0.5
 
 ASK_SECONDS = 8.0
 """For an agent to obey: it is woken by a watch, and looks by itself every renew period."""
+
+
+EXPEL_SECONDS = 5.0
+"""For a side that is not active to say who its members are and to remove them; it may be gone, and somebody waits."""
 
 
 class Stopwatch:
@@ -169,6 +174,20 @@ async def settle_groups(fence: ProduceFence, record: LeaseRecord, dc: str) -> No
         await fence.thaw_groups()
     else:
         await fence.freeze_groups()
+
+
+async def expel(scope: Scope, dc: str) -> int:
+    """Remove the members that groups we answer for still have on `dc`, where groups are frozen; how many they were.
+
+    Raises: UnreachableError when that was not to be had within `EXPEL_SECONDS`: then some may still be there.
+    """
+    groups = scope.member(dc).groups
+    try:
+        async with asyncio.timeout(EXPEL_SECONDS):
+            held = [g for g in carried(scope, await groups.groups()) if g.kind is GroupKind.CONSUMER and g.members]
+            return await groups.expel([group.name for group in held])
+    except TimeoutError as error:
+        raise UnreachableError(f"{dc} did not remove its members within {EXPEL_SECONDS:g} s") from error
 
 
 async def connector_of(member: Member, name: str) -> Connector:

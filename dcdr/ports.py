@@ -147,6 +147,9 @@ class ConsumerGroups(Protocol):
         Raises: ConflictError when the group has members on this cluster.
         """
 
+    async def expel(self, groups: Collection[str]) -> int:
+        """Remove every member these groups have; how many were removed. Where they may, their clients join again."""
+
 
 class Ledger(Protocol):
     """One cluster's compacted ledger topic."""

@@ -9,6 +9,7 @@ from typing import Final
 from adapters.kafka import messages
 from adapters.kafka.messages import error_name
 from adapters.kafka.trouble import (
+    FENCED_INSTANCE_ID,
     FENCED_MEMBER_EPOCH,
     GROUP_ID_NOT_FOUND,
     ILLEGAL_GENERATION,
@@ -18,6 +19,7 @@ from adapters.kafka.trouble import (
     STALE_MEMBER_EPOCH,
     UNKNOWN_MEMBER_ID,
     UNSTABLE_OFFSET_COMMIT,
+    UNSUPPORTED_VERSION,
     refusal,
 )
 from adapters.kafka.wire import ACT, GROUP_COORDINATOR, Refused, Wire, together
@@ -27,6 +29,14 @@ from dcdr.model import CommittedOffset, GroupInfo, GroupKind, TopicPartition
 _HAS_MEMBERS: Final = frozenset({UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION, REBALANCE_IN_PROGRESS, NON_EMPTY_GROUP,
                                  FENCED_MEMBER_EPOCH, STALE_MEMBER_EPOCH})  # fmt: skip
 """What a commit from outside a group is answered while the group has members."""
+
+_DESCRIBED: Final = frozenset({0, GROUP_ID_NOT_FOUND, UNSUPPORTED_VERSION})
+"""The latter two: a group of the other protocol, or of none; a broker on which the new protocol is switched off."""
+_GONE: Final = frozenset({UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID})
+"""It left by itself meanwhile, or another member took its static name over."""
+
+_REASON: Final = "dcdr: this data center is not the active one"
+"""What the broker's log says of a removed member."""
 
 Offsets = Mapping[TopicPartition, CommittedOffset]
 
@@ -103,6 +113,51 @@ class KafkaConsumerGroups:
 
         await self._wire.by_coordinator(GROUP_COORDINATOR, (group,), ask, "committing for group")
 
+    async def expel(self, groups: Collection[str]) -> int:
+        """LeaveGroup with the ids of all members, as Kafka's own Admin.removeMembersFromConsumerGroup does.
+
+        It serves members of either protocol (the new one's since 4.0, KAFKA-18188), and asks for READ on the group,
+        which a super user has while ordinary users are denied it. A static member is named by both of its names, so
+        that whoever took its place meanwhile stays.
+        """
+
+        async def ask(node: int, names: Sequence[str]) -> Mapping[str, int | Refused]:
+            described = await self._describe(node, names, names)
+            refused = {g.group_id: Refused(g.error_code) for g in described if g.error_code not in _DESCRIBED}
+            peopled = [group for group in described if group.members]
+            removed = await together(self._leave(node, group) for group in peopled)
+            left = dict(zip((group.group_id for group in peopled), removed, strict=True))
+            return {name: refused.get(name) or left.get(name, 0) for name in names}
+
+        found = await self._wire.by_coordinator(GROUP_COORDINATOR, groups, ask, "removing the members of group")
+        return sum(found.values())
+
+    async def _leave(self, node: int, group: messages.Message) -> int | Refused:
+        """How many of the members that `group` was described with were removed now."""
+        identity = messages.LEAVE_GROUP.MemberIdentity
+        request = messages.LEAVE_GROUP(
+            group_id=group.group_id,
+            members=[
+                identity(member_id=member.member_id, group_instance_id=_static_name(member), reason=_REASON)
+                for member in group.members
+            ],
+        )
+        answer = await self._wire.call(node, request, lane=ACT)
+        codes = [answer.error_code, *(member.error_code for member in answer.members)]
+        if failed := next((code for code in codes if code and code not in _GONE), 0):
+            return Refused(failed)
+        return codes[1:].count(0)
+
+    async def _describe(self, node: int, classic: Sequence[str], modern: Sequence[str]) -> list[messages.Message]:
+        """Groups with their members, asked for as groups of either protocol."""
+        asked = []
+        if classic:
+            asked.append(messages.DESCRIBE_GROUPS(groups=classic, include_authorized_operations=False))
+        if modern:
+            asked.append(messages.CONSUMER_GROUP_DESCRIBE(group_ids=modern, include_authorized_operations=False))
+        answers = await together(self._wire.call(node, request) for request in asked)
+        return [group for answer in answers for group in answer.groups]
+
     async def _described(self, node: int, answer: messages.Message) -> list[GroupInfo]:
         if answer.error_code:
             raise refusal(self._wire.dc, answer.error_code, f"listing groups at broker {node}")
@@ -110,16 +165,8 @@ class KafkaConsumerGroups:
         for group in answer.groups:
             if group.group_state not in ("Empty", "Dead"):
                 peopled[group.group_type.lower()].append(group.group_id)
-        asked = []
-        if names := peopled.get("classic"):
-            asked.append(messages.DESCRIBE_GROUPS(groups=names, include_authorized_operations=False))
-        if names := peopled.get("consumer"):
-            asked.append(messages.CONSUMER_GROUP_DESCRIBE(group_ids=names, include_authorized_operations=False))
-        members = {
-            group.group_id: len(group.members)
-            for described in await together(self._wire.call(node, request) for request in asked)
-            for group in described.groups
-        }
+        described = await self._describe(node, peopled["classic"], peopled["consumer"])
+        members = {group.group_id: len(group.members) for group in described}
         return [
             GroupInfo(
                 group.group_id,
@@ -142,6 +189,12 @@ def kind_of(group_type: str, protocol_type: str) -> GroupKind:
             return GroupKind.CONSUMER
         case _:
             return GroupKind.OTHER
+
+
+def _static_name(member: messages.Message) -> str | None:
+    """`group.instance.id`, which the two protocols' descriptions call differently."""
+    name: str | None = member.group_instance_id if hasattr(member, "group_instance_id") else member.instance_id
+    return name
 
 
 def _offsets(group: messages.Message) -> Offsets | Refused:

@@ -37,6 +37,7 @@ _PAIRS: Final[tuple[tuple[Any, Any, int], ...]] = (
     (producer.ProduceRequest, producer.ProduceResponse, 11),
     (producer.InitProducerIdRequest, producer.InitProducerIdResponse, 4),
     (consumer.FetchRequest, consumer.FetchResponse, 11),
+    (consumer.LeaveGroupRequest, consumer.LeaveGroupResponse, 5),
     (consumer.ListOffsetsRequest, consumer.ListOffsetsResponse, 5),
     (consumer.OffsetCommitRequest, consumer.OffsetCommitResponse, 7),
     (consumer.OffsetFetchRequest, consumer.OffsetFetchResponse, 9),
@@ -66,6 +67,7 @@ SASL_AUTHENTICATE: Final = sasl.SaslAuthenticateRequest
 PRODUCE: Final = producer.ProduceRequest
 INIT_PRODUCER_ID: Final = producer.InitProducerIdRequest
 FETCH: Final = consumer.FetchRequest
+LEAVE_GROUP: Final = consumer.LeaveGroupRequest
 LIST_OFFSETS: Final = consumer.ListOffsetsRequest
 OFFSET_COMMIT: Final = consumer.OffsetCommitRequest
 OFFSET_FETCH: Final = consumer.OffsetFetchRequest

@@ -371,6 +371,16 @@ class MemoryGroups(Port):
 
         await self._call("write", effect)
 
+    async def expel(self, groups: Collection[str]) -> int:
+        def effect(world: World) -> int:
+            held = [group for name, group in self._any_broker(world).groups.items() if name in groups]
+            removed = sum(group.members for group in held)
+            for group in held:
+                group.members = 0
+            return removed
+
+        return await self._call("expel", effect)
+
 
 class MemoryLedger(Port):
     """`dcdr.ports.Ledger`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dcdr.errors import ConflictError, InvalidRequestError
-from dcdr.model import CommittedOffset, GroupKind, TopicPartition
+from dcdr.model import CommittedOffset, Gate, GroupKind, TopicPartition
 from tests.contract.kafka_world import KafkaWorld, RealKafkaWorld, fresh
+from tests.contract.test_kafka_fence import all_group_gates
 
 
 async def test_a_group_nobody_knows_has_no_offsets(world: KafkaWorld) -> None:
@@ -56,6 +57,43 @@ async def test_a_group_without_members_is_listed_as_empty(world: KafkaWorld) -> 
     await world.app_commits(group, TopicPartition(await world.topic(), 0), 0)
     (found,) = [g for g in await world.groups.groups() if g.name == group]
     assert (found.kind, found.state, found.members) == (GroupKind.CONSUMER, "Empty", 0)
+
+
+async def test_members_are_removed_and_their_group_can_be_written_then(world: KafkaWorld) -> None:
+    topic = await world.topic()
+    group, other = fresh("group"), fresh("group")
+    place = TopicPartition(topic, 0)
+    await world.join(group, topic)
+    await world.join(other, topic)
+    await world.fence.freeze_groups()  # else they join again
+    await all_group_gates(world.fence, Gate.CLOSED)
+    assert await world.groups.expel([group, fresh("nobody-knows")]) == 1
+    assert await world.groups.expel([group]) == 0
+    assert await _members(world, group) == 0
+    assert await _members(world, other) == 1
+    await world.groups.write(group, {place: CommittedOffset(0)})
+
+
+async def _members(world: KafkaWorld, group: str) -> int:
+    return sum(found.members for found in await world.groups.groups() if found.name == group)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "settings",
+    [{"group.protocol": "consumer"}, {"group.instance.id": "till-7"},
+     {"group.protocol": "consumer", "group.instance.id": "till-7"}],
+    ids=["new protocol", "static", "static of the new protocol"],
+)  # fmt: skip
+async def test_members_of_every_kind_are_removed(real: RealKafkaWorld, settings: dict[str, str]) -> None:
+    topic = await real.topic()
+    group = fresh("group")
+    await real.join(group, topic, **settings)
+    await real.fence.freeze_groups()
+    await all_group_gates(real.fence, Gate.CLOSED)
+    assert await real.groups.expel([group]) == 1
+    assert await _members(real, group) == 0
+    await real.groups.write(group, {TopicPartition(topic, 0): CommittedOffset(0)})
 
 
 async def test_a_partition_that_does_not_exist_cannot_be_committed(world: KafkaWorld) -> None:

@@ -21,6 +21,8 @@ class FakeBroker:
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
         self.asked: list[int] = []
+        self.frames: list[bytes] = []
+        """Every request as it came, its size taken off."""
         self.connections = 0
         self.drop_next = 0
         """Close the connection instead of answering, so many times."""
@@ -37,6 +39,15 @@ class FakeBroker:
 
     def times(self, request_class: Any) -> int:
         return self.asked.count(request_class.API_KEY)
+
+    def requests(self, request_class: Any) -> list[Message]:
+        """What was asked of this kind, oldest first."""
+        version = messages._PINNED[request_class.API_KEY][1]
+        return [
+            request_class.decode(payload, version=version, header=True)
+            for key, payload in zip(self.asked, self.frames, strict=True)
+            if key == request_class.API_KEY
+        ]
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -59,6 +70,7 @@ class FakeBroker:
                 key = int.from_bytes(payload[:2], "big")
                 correlation_id = int.from_bytes(payload[4:8], "big")
                 self.asked.append(key)
+                self.frames.append(payload)
                 if key == messages.API_VERSIONS.API_KEY:
                     answer: Message | None = self.handlers.get(key, api_versions)()
                 elif self.drop_next:
