@@ -25,7 +25,8 @@ CALL_S = 5.0
 PARK_AFTER_S = 2.0
 CATCH_UP_S = 8.0
 STANDSTILL_S = 2.0
-"""A member that looked away for longer starts anew: its group may since have read elsewhere what it has fetched."""
+"""A member that looked away, or was given nothing, for longer starts anew: its group may since have read elsewhere what
+it has fetched. A group that is frozen on the old side tells an idle member so only when its session is over."""
 QUIET_S = 0.5
 """A member that is asked to finish has caught up when nothing arrived for this long."""
 
@@ -183,9 +184,9 @@ class Member(threading.Thread):
         looked = time.monotonic()
         while True:
             now = time.monotonic()
+            placed = self._placed_ns / 1e9  # 0 until this client knows where the group stands
             if self._finishing.is_set():
                 finish_by = finish_by or now + CATCH_UP_S
-                placed = self._placed_ns / 1e9  # 0 until this client knows where the group stands
                 caught_up = placed and quiet_since is not None and now - max(quiet_since, placed) > QUIET_S
                 if not to_the_end or now > finish_by or caught_up:
                     return
@@ -201,7 +202,8 @@ class Member(threading.Thread):
                     looked = now
                     continue
             messages = self._consume(consumer, most)
-            if time.monotonic() - looked > STANDSTILL_S:
+            idle = placed and quiet_since is not None and now - max(quiet_since, placed) > STANDSTILL_S
+            if time.monotonic() - looked > STANDSTILL_S or (messages and idle and not finish_by):
                 raise _LostError(KafkaError(KafkaError._MAX_POLL_EXCEEDED))
             looked = now
             allowance -= len(messages)
