@@ -16,7 +16,7 @@ from aiohttp import web
 
 from agent.keeper import Keeper
 from dcdr.bounds import LeaseTiming
-from dcdr.marker import Marker, Role
+from dcdr.marker import Marker
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class MarkerServer:
                 "role": marker.role.value,
                 "version": version(marker),
                 # Rounded down: a marker may hold shorter than it could, never longer.
-                "valid_ms": math.floor(marker.valid_s * 1000) if marker.role is not Role.NONE else 0,
+                "valid_ms": math.floor(marker.valid_s * 1000),
                 "wall_ms": time.time_ns() // 1_000_000,
             }
         )

@@ -22,7 +22,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Marker:
-    """What an agent tells a broker. `valid_s`: how long from now it may be believed; 0 with NONE."""
+    """What an agent tells a broker. `valid_s`: how long from now it may be believed; 0 where nothing is proven."""
 
     epoch: int
     role: Role

@@ -68,9 +68,8 @@ def marker(tenure: Tenure, now: float, timing: LeaseTiming) -> Marker:
     record = tenure.record
     if record is None:
         return Marker(0, Role.NONE, 0.0)
-    left = tenure.proven + timing.validity - now
-    role = role_of(record, tenure.dc) if left > 0 else Role.NONE
-    return Marker(record.epoch, role, left if role is not Role.NONE else 0.0)
+    left = max(0.0, tenure.proven + timing.validity - now)
+    return Marker(record.epoch, role_of(record, tenure.dc) if left > 0 else Role.NONE, left)
 
 
 def may_take_over(tenure: Tenure, now: float, timing: LeaseTiming) -> bool:
