@@ -6,8 +6,9 @@ import logging
 
 from temporalio import activity
 
-from activities.step import Steps, Stopwatch, expel, settle_groups, settle_users, until_gates
+from activities.step import Steps, Stopwatch, ask, expel, settle_groups, settle_users, until_gates
 from dcdr.errors import DcdrError
+from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
 from dcdr.model import Gate, LeaseRecord, StepInput, StepResult
 from dcdr.ports import Scope
@@ -22,7 +23,7 @@ class FenceActivities(Steps):
 
     @activity.defn(name="fence.close")
     async def close(self, step: StepInput) -> StepResult:
-        """Deny users on the source; done when the canary is refused by every broker."""
+        """Close the source by the record, then by rules; done when the canary is refused by every broker."""
         dc = step.operation.source
 
         async def correct(record: LeaseRecord) -> None:
@@ -31,6 +32,7 @@ class FenceActivities(Steps):
         async with self.holding(step.operation, Standing.DRAINING, correct=correct) as scope:
             watch = Stopwatch()
             fence = scope.member(dc).fence
+            await ask(scope, Intent(operation=step.operation, ask=Ask.CLOSE))
             await fence.close_users()
             brokers = await until_gates(fence.users_gates, Gate.CLOSED, f"users of {dc}", CONFIRM_SECONDS)
             return StepResult(**watch.so_far(), note=f"refused by every broker, {brokers}", counts={"brokers": brokers})

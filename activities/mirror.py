@@ -45,7 +45,7 @@ class MirrorActivities(Steps):
         async def correct(record: LeaseRecord) -> None:
             if record.op_id is None:  # else the operation's own steps let consumers in, at their time
                 await settle_groups(target.fence, record, target.name)
-            if lease.users_may_write(record, step.operation.source):  # undone, or on its way to be
+            if lease.groups_may_commit(record, step.operation.source):  # undone, or on its way to be
                 await target.connect.resume(mirror.checkpoint_connector)
 
         async with self.holding(step.operation, Standing.DRAINING, correct=correct) as scope:

@@ -170,7 +170,7 @@ async def settle_users(fence: ProduceFence, record: LeaseRecord, dc: str) -> Non
 
 async def settle_groups(fence: ProduceFence, record: LeaseRecord, dc: str) -> None:
     """Set the groups' gate of `dc` to what `record` says."""
-    if lease.users_may_write(record, dc):
+    if lease.groups_may_commit(record, dc):
         await fence.thaw_groups()
     else:
         await fence.freeze_groups()

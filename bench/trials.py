@@ -131,7 +131,7 @@ def _measured(
     )
 
 
-# --- gate: the holder's side closes and opens again, as the begin and the undo of a switchover do it ---
+# --- gate: the holder's side closes and opens again, as the close and the undo of a switchover do it ---
 
 
 async def _gate(stand: _Stand) -> list[Figure]:
@@ -149,7 +149,8 @@ async def _gate(stand: _Stand) -> list[Figure]:
             await asyncio.to_thread(load.wait_for_acks, int(wanted.rate * BETWEEN_S), ACKS_LIMIT_S, cluster)
             operation = stand.operation(await stand.record())
             begin = Intent(operation=operation, ask=Ask.BEGIN, deadline=datetime.now(UTC) + DEADLINE)
-            closing.append(await _followed(stand, begin, Role.NONE))
+            await ask(stand.scope, begin)
+            closing.append(await _followed(stand, Intent(operation=operation, ask=Ask.CLOSE), Role.NONE))
             opening.append(await _followed(stand, Intent(operation=operation, ask=Ask.REOPEN), Role.ACTIVE))
             await ask(stand.scope, Intent(operation=operation, ask=Ask.FINISH))
             stand.say(f"{number + 1}: closed after {closing[-1]:.1f} ms, opened after {opening[-1]:.1f} ms")

@@ -25,6 +25,7 @@ class Ask(StrEnum):
     """The transitions of `dcdr.lease` by name."""
 
     BEGIN = "begin"
+    CLOSE = "close"
     CLOSE_MIRROR = "close mirror"
     EXTEND = "extend"
     HAND_OVER = "hand over"
@@ -64,6 +65,8 @@ def obey(record: LeaseRecord, intent: Intent) -> LeaseRecord:
     match intent.ask:
         case Ask.BEGIN if intent.deadline is not None:
             return lease.begin(record, operation, intent.deadline)
+        case Ask.CLOSE:
+            return lease.close(record, operation)
         case Ask.CLOSE_MIRROR:
             return lease.close_mirror(record, operation)
         case Ask.EXTEND:

@@ -4,6 +4,7 @@
                          |        ^ |
                          +-extend-+ +--reopen--> OPEN(A, op) --finish--> OPEN(A)
 
+`closed` says whether users are kept out of A while it drains: from `close` on, and without it nothing is handed over.
 `mirrored` says whether the mirror may write to the other side: not from `close_mirror` on, and again after `admit` (the
 old direction is stopped and fenced), `extend` or `reopen`.
 
@@ -64,6 +65,13 @@ def require(record: LeaseRecord, operation: Operation, *allowed: Standing) -> St
 
 def users_may_write(record: LeaseRecord, dc: str) -> bool:
     """Whether `dc`'s users' gate belongs open by this record; what a late attempt restores."""
+    return record.holder == dc and (
+        record.phase is Phase.OPEN or (record.phase is Phase.DRAINING and not record.closed)
+    )
+
+
+def groups_may_commit(record: LeaseRecord, dc: str) -> bool:
+    """Whether `dc`'s consumers belong let in: not from the intent on, for a step of it may have frozen them already."""
     return record.holder == dc and record.phase is Phase.OPEN
 
 
@@ -91,9 +99,19 @@ def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> Leas
             "op_target": operation.target,
             "deadline": deadline,
             "ledger": None,
+            "closed": False,
             "cuts": 0,
         }
     )
+
+
+def close(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+    """DRAINING: users are kept out of the source from here on. Already so: unchanged.
+
+    Raises: SupersededError when the operation does not drain any more.
+    """
+    require(record, operation, Standing.DRAINING)
+    return record if record.closed else record.model_copy(update={"seq": record.seq + 1, "closed": True})
 
 
 def hand_over(record: LeaseRecord, operation: Operation, ledger: str, cuts: int | None = None) -> LeaseRecord:
@@ -102,12 +120,16 @@ def hand_over(record: LeaseRecord, operation: Operation, ledger: str, cuts: int 
     `cuts`: what the record counted before the last look, for whoever cannot name the revision that was looked at.
 
     Raises: SupersededError when the operation was undone or replaced, moved with another ledger entry, or the cut was
-    taken again meanwhile.
+    taken again meanwhile; PlanRefusedError when users of the source were never kept out.
     """
     if require(record, operation, Standing.DRAINING, Standing.MOVED) is Standing.MOVED:
         if record.ledger != ledger:
             raise SupersededError(f"operation {operation.id} moved already, with ledger entry {record.ledger}")
         return record
+    if not record.closed:
+        raise PlanRefusedError(
+            f"operation {operation.id} cannot hand over: {operation.source} was never closed to users"
+        )
     if cuts is not None and cuts != record.cuts:
         raise SupersededError(
             f"operation {operation.id}: the cut was taken again ({record.cuts} times, {cuts} when this handover looked)"
@@ -119,6 +141,7 @@ def hand_over(record: LeaseRecord, operation: Operation, ledger: str, cuts: int 
             "epoch": operation.epoch + 1,
             "phase": Phase.OPEN,
             "ledger": ledger,
+            "closed": False,
             "mirrored": False,
         }
     )
@@ -162,7 +185,7 @@ def reopen(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     """
     if require(record, operation, Standing.DRAINING, Standing.REOPENED) is Standing.REOPENED:
         return record
-    return record.model_copy(update={"seq": record.seq + 1, "phase": Phase.OPEN, "mirrored": True})
+    return record.model_copy(update={"seq": record.seq + 1, "phase": Phase.OPEN, "closed": False, "mirrored": True})
 
 
 def finish(record: LeaseRecord, operation: Operation) -> LeaseRecord:

@@ -127,6 +127,7 @@ class LeaseRecord(Message):
     `ledger` is the digest of the ledger entry the handover named: from then on only that entry counts. `turn` counts
     the operations that have ended, undone ones too: an attempt of any of them is late for good. `mirrored` says whether
     the mirror may write to the data center that does not hold the lease; `cuts` how often this operation's was retaken.
+    `closed` says whether the holder's users are kept out while it drains: the intent alone does not begin the outage.
     """
 
     scope: ScopeName
@@ -140,6 +141,7 @@ class LeaseRecord(Message):
     op_target: DataCenterName | None = None
     deadline: datetime | None = None
     ledger: str | None = None
+    closed: bool = False
     mirrored: bool = True
     cuts: Annotated[int, Field(ge=0)] = 0
 

@@ -99,6 +99,7 @@ def takeover(record: LeaseRecord, dc: str, floor: int) -> LeaseRecord:
             "op_source": None,
             "op_target": None,
             "deadline": None,
+            "closed": False,
             "mirrored": False,
         }
     )

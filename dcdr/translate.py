@@ -52,8 +52,12 @@ def place(source: Sequence[RecordDigest], target: Sequence[RecordDigest], target
             continue
         if len(offsets) > 1 or coming[record.digest] > 1:
             return None
-        later = {other.key for other in target if other.offset >= offsets[0]}
+        kept = [other for other in target if other.offset >= offsets[0]]
+        later = {other.key for other in kept}
         if any(not gone.key or gone.key not in later for gone in source[:skipped]):
+            return None
+        if skipped and len(kept) > len(source) - skipped:
+            # More than the source has: a mirror that copied twice, and then what is missing here may stand before.
             return None
         note = f"{skipped} records ahead of it were compacted away on the target" if skipped else ""
         return Placement(offsets[0], GroupVerdict.EXACT, 0, note)

@@ -324,7 +324,8 @@ async def both_mirrors_by_hand(scene: Scene) -> Shown:
 def _ends(stage: Stage, member: str) -> int:
     """End offset of `empty`-partition 0, which nobody but a mirror would write."""
     place = TopicPartition("empty", 0)
-    return int(stage.lab.admin(member).list_offsets({place: OffsetSpec.latest()})[place].result(10).offset)
+    admin = stage.lab.admin(member)  # kept: a client that is let go of gives up its answers
+    return int(admin.list_offsets({place: OffsetSpec.latest()})[place].result(10).offset)
 
 
 async def transaction_when_the_gate_closes(scene: Scene) -> Shown:
@@ -551,7 +552,8 @@ async def all_die_after_the_handover(scene: Scene) -> Shown:
     """The other side's agent opens and flips from the ledger; the run finishes the rest when it is back."""
     stage = scene.stage
     async with everything_dies(scene, steps.OPEN) as handle:
-        await stage.flowing(scene.load, scene.there)
+        # Its deadline, and half a minute that a worker would have had.
+        await off(scene.load.wait_for_acks, 200, 150.0, stage.cluster_id(scene.there))
     async with stage.worker():
         stage.done(await stage.ended(handle), scene.there)
     return Shown("worker and Temporal SIGKILL before fence.open; the agent opened and flipped", End.DONE, scene.there)

@@ -15,9 +15,12 @@ from typing import Any
 from temporalio import activity
 
 from activities import cut, mirror
+from activities.step import ask
+from dcdr.intent import Ask, Intent
 from dcdr.model import LogEnds, StepInput, StepResult, TopicPartition, Verdict
 from dcdr.ports import Directory
 from worker import __main__, assembly
+from workflows import steps
 
 
 async def _not_compared(_target: object, ends: Mapping[TopicPartition, LogEnds], *_tails: object) -> Any:
@@ -37,11 +40,14 @@ SILENCED: Mapping[str, Callable[[], None]] = {
 """Guards elsewhere in the product that would notice the missing step and stop."""
 
 
-def idle(step: str) -> Callable[..., Any]:
-    """A step of this name that says it is done."""
+def idle(step: str, directory: Directory) -> Callable[..., Any]:
+    """A step of this name that says it is done. Of `fence.close` the intent remains: no record without it is handed
+    over."""
 
     @activity.defn(name=step)
     async def nothing(given: StepInput) -> StepResult:
+        if step == steps.CLOSE.name:
+            await ask(directory.scope(given.operation.scope), Intent(operation=given.operation, ask=Ask.CLOSE))
         return StepResult(started=datetime.now(UTC), took=timedelta(), entry=given.entry, note="MUTANT: did nothing")
 
     return nothing
@@ -53,10 +59,13 @@ def main() -> int:
     real = assembly.activities_of
 
     def mutated(directory: Directory) -> list[Callable[..., Any]]:
-        steps = {_name(step): step for step in real(directory)}
-        unknown = set(missing) - set(steps)
+        known = {_name(step): step for step in real(directory)}
+        unknown = set(missing) - set(known)
         assert not unknown, f"no such step: {unknown}"
-        return [*(step for name, step in steps.items() if name not in missing), *map(idle, missing)]
+        return [
+            *(step for name, step in known.items() if name not in missing),
+            *(idle(name, directory) for name in missing),
+        ]
 
     assembly.activities_of = mutated
     for step in given:

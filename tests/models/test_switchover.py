@@ -79,6 +79,7 @@ def order(variant: Variant) -> tuple[Step, ...]:
 
 CHANGES: dict[Step, Callable[[LeaseRecord], LeaseRecord]] = {
     names.BEGIN: lambda record: lease.begin(record, OPERATION, DEADLINE),
+    names.CLOSE: lambda record: lease.close(record, OPERATION),
     names.CLOSE_MIRROR: lambda record: lease.close_mirror(record, OPERATION),
     names.HAND_OVER: lambda record: lease.hand_over(record, OPERATION, "ledger"),
     names.SEED: lambda record: lease.admit(record, OPERATION),
@@ -109,6 +110,8 @@ def steps(world: World, variant: Variant) -> Iterator[tuple[str, World]]:
     plan = order(variant)
     if world.step < len(plan):
         step = plan[world.step]
+        if step is names.CLOSE and not world.record.closed and (closed := changed(world.record, step)) is not None:
+            yield "dc-a's agent closes it", replace(world, record=closed)
         for after in does(world, step, variant):
             done = replace(after, step=world.step + 1)
             yield step.name, done
@@ -168,7 +171,7 @@ def mirrors(world: World, mirror: int, variant: Variant) -> Iterator[tuple[str, 
 
 def does(world: World, step: Step, variant: Variant, late: bool = False) -> Iterator[World]:
     """One attempt of a step: the world after it; nothing where it waits or is refused."""
-    if step in CHANGES:
+    if step in CHANGES and step is not names.CLOSE:  # which waits for its agent, and for the brokers
         record = changed(world.record, step)
         if record is None and late and not variant.refuses_late and step is names.CLOSE_MIRROR:
             record = world.record.model_copy(update={"holder": "dc-a", "epoch": 1, "phase": Phase.OPEN, "op_id": None})
@@ -176,7 +179,7 @@ def does(world: World, step: Step, variant: Variant, late: bool = False) -> Iter
             return
         world = replace(world, record=record)
     if step is names.CLOSE:
-        if world.gates[0] is Role.NONE:
+        if world.record.closed and world.gates[0] is Role.NONE:
             yield world
     elif step is names.CUT:
         if not (variant.settles and world.permitted):
@@ -220,7 +223,7 @@ def wrong(world: World) -> str:
 
 def key(world: World) -> Hashable:
     record = world.record
-    seen = record.holder, record.epoch, record.turn, record.phase, record.op_id, record.mirrored
+    seen = record.holder, record.epoch, record.turn, record.phase, record.op_id, record.closed, record.mirrored
     return seen, *(getattr(world, field) for field in World.__dataclass_fields__ if field != "record")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from activities import cut as steps
+from activities.fence import FenceActivities
 from dcdr.errors import ConflictError, DcdrError, DeadlineError, MirrorContentError, MisconfiguredError, NotYetError
 from dcdr.model import StepInput, StepResult, TopicPartition, Verdict
 from tests.unit.activities.test_hand_over import OPERATION, Estate, do
@@ -24,6 +25,7 @@ def build(tmp_path: Path) -> Callable[..., Estate]:
 
 async def cut(estate: Estate) -> StepInput:
     await do(estate.lease.begin, StepInput(operation=OPERATION))
+    await do(FenceActivities(estate.directory).close, StepInput(operation=OPERATION))
     taken: StepResult = await do(estate.cut.take, StepInput(operation=OPERATION))
     return StepInput(operation=OPERATION, entry=taken.entry)
 

@@ -112,7 +112,7 @@ async def test_a_correction_is_tried_again_because_no_later_attempt_would() -> N
 
 
 async def test_a_correction_follows_the_record_when_the_next_operation_begins_meanwhile() -> None:
-    begun = UNDONE.model_copy(update={"phase": DRAINING.phase, "op_id": "op-2", "seq": 4})
+    begun = UNDONE.model_copy(update={"phase": DRAINING.phase, "closed": True, "op_id": "op-2", "seq": 4})
     attempt = Try(FakeLease(DRAINING, {3: begun}))  # reads: before, after, and the one that checks the correction
     with pytest.raises(SupersededError):
         await attempt.run(meanwhile=UNDONE)

@@ -11,9 +11,18 @@ from dcdr.ports import Directory, LeaseStore, ProduceFence, Scope
 OPERATION = Operation(scope="lab", id="op-1", epoch=1, source="dc-a", target="dc-b")
 OPEN_A = LeaseRecord(scope="lab", holder="dc-a", epoch=1)
 DRAINING = OPEN_A.model_copy(
-    update={"phase": Phase.DRAINING, "op_id": "op-1", "op_source": "dc-a", "op_target": "dc-b", "seq": 1}
+    update={
+        "phase": Phase.DRAINING,
+        "op_id": "op-1",
+        "op_source": "dc-a",
+        "op_target": "dc-b",
+        "closed": True,
+        "seq": 1,
+    }
 )
-MOVED = DRAINING.model_copy(update={"phase": Phase.OPEN, "holder": "dc-b", "epoch": 2, "seq": 2, "ledger": "d"})
+MOVED = DRAINING.model_copy(
+    update={"phase": Phase.OPEN, "holder": "dc-b", "epoch": 2, "closed": False, "seq": 2, "ledger": "d"}
+)
 UNDONE = OPEN_A.model_copy(update={"seq": 3, "turn": 1})
 
 

@@ -52,6 +52,12 @@ class Pair:
         )
         await self.wishes.write("lab", await self.wishes.read("lab"), wish)
 
+    async def close(self) -> None:
+        """The operation has begun, and its wish to close dc-a is there."""
+        await self.ask(Ask.BEGIN)
+        await self.beat(self.a)
+        await self.ask(Ask.CLOSE)
+
     @property
     def roles(self) -> tuple[Role, Role]:
         return self.a.marker().role, self.b.marker().role
@@ -154,7 +160,7 @@ async def test_no_lease_is_taken_over_before_a_broker_told_which_epoch_it_rememb
 async def test_a_switchover_by_intents_and_what_the_brokers_are_told_on_the_way(pair: Pair) -> None:
     await pair.beat()
     told = [pair.roles]
-    for ask in (Ask.BEGIN, Ask.CLOSE_MIRROR, Ask.HAND_OVER, Ask.ADMIT, Ask.FINISH):
+    for ask in (Ask.BEGIN, Ask.CLOSE, Ask.CLOSE_MIRROR, Ask.HAND_OVER, Ask.ADMIT, Ask.FINISH):
         await pair.ask(ask)
         await pair.beat()
         await pair.beat()
@@ -181,7 +187,7 @@ async def test_an_intent_of_an_operation_that_is_over_changes_nothing_but_the_si
 
 async def test_past_the_deadline_the_holder_opens_again_without_any_workflow(pair: Pair) -> None:
     await pair.beat()
-    await pair.ask(Ask.BEGIN)
+    await pair.close()
     await pair.beat()
     assert pair.a.marker().role is Role.NONE
     for second in range(1, 62):
@@ -219,7 +225,7 @@ async def test_whoever_waits_for_another_marker_hears_of_it_at_once(pair: Pair) 
     await pair.beat()
     waiting = asyncio.create_task(pair.a.until_another(pair.a.marker(), 30.0))
     await asyncio.sleep(0)
-    await pair.ask(Ask.BEGIN)
+    await pair.close()
     await pair.beat(pair.a)
     assert (await asyncio.wait_for(waiting, 5)).role is Role.NONE
 
@@ -248,7 +254,7 @@ async def test_two_agents_of_one_side_never_disagree_about_who_holds_the_lease(p
     await pair.beat(pair.a, twin)
     assert pair.a.known.holds
     assert twin.known.holds
-    await pair.ask(Ask.BEGIN)
+    await pair.close()
     await pair.beat(twin)
     assert twin.marker().role is Role.NONE
     await pair.beat(pair.a)

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from agent.markers import MarkerServer
 from dcdr.bounds import LeaseTiming
-from dcdr.intent import Ask
 from tests.unit.agent.test_keeper import TIMING, Pair
 
 PATIENT = TIMING.model_copy(update={"refresh": 30.0})
@@ -69,7 +68,7 @@ async def test_a_question_that_waits_is_answered_by_the_change(served: Served) -
     waiting = asyncio.create_task(served.ask(version="1-ACTIVE"))
     done, _ = await asyncio.wait([waiting], timeout=0.2)
     assert not done, "nothing has changed"
-    await served.pair.ask(Ask.BEGIN)
+    await served.pair.close()
     await served.pair.beat(served.pair.a)
     found = await asyncio.wait_for(waiting, 5)
     assert (found["role"], found["valid_ms"]) == ("NONE", 5000), "a word like any other: it holds until the next"

@@ -205,7 +205,8 @@ async def test_a_gate_is_timed_from_the_agents_decision_to_the_nodes_change(lab:
             for _ in range(2):
                 operation = stand.operation(await stand.record())
                 begin = Intent(operation=operation, ask=Ask.BEGIN, deadline=datetime.now(UTC) + trials.DEADLINE)
-                closed = await trials._followed(stand, begin, Role.NONE)
+                await ask(stand.scope, begin)
+                closed = await trials._followed(stand, Intent(operation=operation, ask=Ask.CLOSE), Role.NONE)
                 opened = await trials._followed(stand, Intent(operation=operation, ask=Ask.REOPEN), Role.ACTIVE)
                 await ask(stand.scope, Intent(operation=operation, ask=Ask.FINISH))
                 assert 150 <= closed < 5000

@@ -29,7 +29,7 @@ def after(*asks: Ask, record: LeaseRecord = FIRST) -> LeaseRecord:
     return record
 
 
-WHOLE = (Ask.BEGIN, Ask.CLOSE_MIRROR, Ask.HAND_OVER, Ask.ADMIT, Ask.FINISH)
+WHOLE = (Ask.BEGIN, Ask.CLOSE, Ask.CLOSE_MIRROR, Ask.HAND_OVER, Ask.ADMIT, Ask.FINISH)
 
 
 def test_a_whole_switchover_by_intents() -> None:
@@ -45,7 +45,7 @@ def test_an_intent_that_is_obeyed_twice_changes_nothing_the_second_time(number: 
     assert intents.obey(record, wish(WHOLE[number])) == record
 
 
-@pytest.mark.parametrize("ask", [Ask.CLOSE_MIRROR, Ask.EXTEND, Ask.HAND_OVER, Ask.REOPEN, Ask.ADMIT])
+@pytest.mark.parametrize("ask", [Ask.CLOSE, Ask.CLOSE_MIRROR, Ask.EXTEND, Ask.HAND_OVER, Ask.REOPEN, Ask.ADMIT])
 def test_what_was_never_begun_or_is_over_is_refused(ask: Ask) -> None:
     for record in (FIRST, after(*WHOLE), after(Ask.BEGIN, Ask.REOPEN, Ask.FINISH)):
         with pytest.raises(SupersededError):
@@ -58,11 +58,16 @@ def test_an_operation_that_was_undone_cannot_begin_again() -> None:
 
 
 def test_a_handover_that_looked_before_the_cut_was_taken_again_is_refused() -> None:
-    record = after(Ask.BEGIN, Ask.CLOSE_MIRROR, Ask.EXTEND)
+    record = after(Ask.BEGIN, Ask.CLOSE, Ask.CLOSE_MIRROR, Ask.EXTEND)
     assert record.mirrored, "the mirror has to bring over what came late"
     with pytest.raises(SupersededError, match="taken again"):
         intents.obey(record, wish(Ask.HAND_OVER, cuts=0))
     assert intents.obey(record, wish(Ask.HAND_OVER, cuts=1)).holder == "dc-b"
+
+
+def test_nothing_is_handed_over_by_a_side_that_was_never_closed_to_its_users() -> None:
+    with pytest.raises(PlanRefusedError, match="dc-a was never closed"):
+        intents.obey(after(Ask.BEGIN), wish(Ask.HAND_OVER))
 
 
 def test_an_extension_that_is_repeated_counts_once() -> None:
@@ -79,13 +84,13 @@ def test_an_intent_that_lacks_what_it_needs_is_no_intent(lacks: str) -> None:
 
 
 def test_past_the_deadline_the_holder_opens_again_by_itself_before_the_handover_only() -> None:
-    draining = after(Ask.BEGIN, Ask.CLOSE_MIRROR)
+    draining = after(Ask.BEGIN, Ask.CLOSE, Ask.CLOSE_MIRROR)
     assert intents.overdue(draining, DEADLINE - timedelta(seconds=1)) is None
     opened = intents.overdue(draining, DEADLINE)
     assert opened is not None
     assert (opened.phase, opened.holder, opened.op_id, opened.mirrored) == (Phase.OPEN, "dc-a", "one", True)
     assert intents.overdue(opened, DEADLINE) is None
-    assert intents.overdue(after(Ask.BEGIN, Ask.HAND_OVER), DEADLINE) is None
+    assert intents.overdue(after(Ask.BEGIN, Ask.CLOSE, Ask.HAND_OVER), DEADLINE) is None
     assert intents.overdue(FIRST, DEADLINE) is None
 
 
@@ -122,10 +127,10 @@ def test_whatever_is_asked_in_whatever_order_the_lease_moves_once_and_epochs_nev
 @pytest.mark.parametrize(
     ("asks", "dc", "late", "its"),
     [
-        ((Ask.BEGIN, Ask.HAND_OVER), "dc-b", intents.GRACE, True),
-        ((Ask.BEGIN, Ask.HAND_OVER, Ask.ADMIT), "dc-b", intents.GRACE, True),
-        ((Ask.BEGIN, Ask.HAND_OVER), "dc-b", intents.GRACE - timedelta(seconds=1), False),
-        ((Ask.BEGIN, Ask.HAND_OVER), "dc-a", intents.GRACE, False),
+        ((Ask.BEGIN, Ask.CLOSE, Ask.HAND_OVER), "dc-b", intents.GRACE, True),
+        ((Ask.BEGIN, Ask.CLOSE, Ask.HAND_OVER, Ask.ADMIT), "dc-b", intents.GRACE, True),
+        ((Ask.BEGIN, Ask.CLOSE, Ask.HAND_OVER), "dc-b", intents.GRACE - timedelta(seconds=1), False),
+        ((Ask.BEGIN, Ask.CLOSE, Ask.HAND_OVER), "dc-a", intents.GRACE, False),
         ((Ask.BEGIN,), "dc-b", intents.GRACE, False),
         ((Ask.BEGIN, Ask.REOPEN), "dc-a", intents.GRACE, True),
         ((Ask.BEGIN, Ask.REOPEN), "dc-a", timedelta(0), False),

@@ -51,7 +51,7 @@ def test_the_other_side_is_standby_for_as_long_as_its_last_read_is_fresh() -> No
 
 @pytest.mark.parametrize(
     "lost",
-    [{"holder": "dc-b", "epoch": 2}, {"phase": Phase.DRAINING, "op_id": "x"}, {"epoch": 2}],
+    [{"holder": "dc-b", "epoch": 2}, {"phase": Phase.DRAINING, "op_id": "x", "closed": True}, {"epoch": 2}],
     ids=["another holder", "draining", "another epoch"],
 )
 def test_a_record_that_gives_other_rights_ends_the_old_ones_at_once(lost: dict[str, Any]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dcdr import translate
 from dcdr.model import CutRow, GroupVerdict, RecordDigest, Span
-from tests.unit.core.logs import Copies, copies
+from tests.unit.core.logs import Copies, Record, copies
 
 
 def place(log: Copies, position: int, more: int) -> translate.Placement | None:
@@ -60,6 +60,14 @@ def test_of_a_compacted_log_the_last_value_of_every_key_is_read(log: Copies, pos
     assert set(last.values()) <= set(resumed(log, found.offset))
 
 
+@example(
+    Copies(
+        (Record("a", 0), Record("a", 1), Record("b", 0)), ((0, 0), (1, 1), (2, 2)),
+        ((0, 0), (1, 1), (2, 2), (2, 3)), 4,
+    ),
+    0,
+    0,
+)  # fmt: skip
 @given(copies(replayed=True), st.integers(0, 12), st.integers(0, 20))
 def test_a_mirror_that_copied_twice_makes_no_group_skip(log: Copies, position: int, more: int) -> None:
     """By content: of records that are the same in key, value, headers and time nobody can say which one is which."""
