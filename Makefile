@@ -33,6 +33,7 @@ integration: prepare ## every test on real servers, the slow ones that CI leaves
 
 .PHONY: chaos
 chaos: prepare ## kills, aborts and bad days on the real lab (resumable; ends in one table)
+	@$(PYTHON) -m lab.toolchain.machine tests/chaos/apt-packages.txt
 	@$(BIN)/python -m tests.chaos
 
 .PHONY: bench

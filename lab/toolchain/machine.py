@@ -1,7 +1,7 @@
-"""`python3 -m lab.toolchain.machine`: see to it that this machine has the tools that nothing else here brings.
+"""`python3 -m lab.toolchain.machine [LIST]`: see to it that this machine has the tools that nothing else here brings.
 
-What `apt-packages.txt` names and is missing is installed by apt when run as root; otherwise the command is printed.
-Python and Go are only checked. Runs on the system's python3, before there is a virtual environment.
+What LIST (default: `apt-packages.txt`) names and is missing is installed by apt when run as root; otherwise the command
+is printed. Python and Go are only checked. Runs on the system's python3, before there is a virtual environment.
 
 Exit codes: 0 all is there, 1 something is missing and could not be installed.
 """
@@ -44,7 +44,8 @@ def go_problem(version: str | None) -> str | None:
 
 
 def main() -> int:
-    missing = lacking(LIST.read_text())
+    listing = Path(sys.argv[1] if sys.argv[1:] else LIST).read_text()
+    missing = lacking(listing)
     if missing:
         install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -57,7 +58,7 @@ def main() -> int:
             if code != 0:
                 print(f"error: {' '.join(command)} failed with {code}", file=sys.stderr)
                 return 1
-        if still := lacking(LIST.read_text()):
+        if still := lacking(listing):
             print(f"error: still missing after the installation: {', '.join(still)}", file=sys.stderr)
             return 1
     go = shutil.which("go")
