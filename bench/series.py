@@ -36,9 +36,6 @@ STEADY_S = 4.0
 FIRST_S = 12.0
 """Traffic before the first: within two looks, 5 s apart, the checkpoint connector finds the load's groups and starts
 its task anew for them. A stop that meets the starting task takes Connect's graceful time-out of 10 s."""
-LAG_SHARE = 0.75
-"""The share of the traffic that the lagging group reads: after a series it is still within the budget of a scope
-(`drain.lagging_group_budget`), so that its place is carried over exactly in every switchover."""
 CLOSE_S = 0.5
 """How far the mirror may be behind, in seconds of traffic: every contestant drains the same."""
 ACKS_LIMIT_S = 60.0
@@ -79,7 +76,7 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     manners = ClientManners.NAIVE if contestant is Contestant.NAIVE else ClientManners.GOOD
     out = lab.home.path / "load" / f"bench-{contestant}-{started:%H%M%S}"
     config = Estate.open(lab.name).load_config(
-        rate=wanted.rate, size=wanted.size, client=manners, groups=STAYING, lag_share=LAG_SHARE, out=out
+        rate=wanted.rate, size=wanted.size, client=manners, groups=STAYING, out=out
     )
     load = Load(config)
     async with open_switcher(contestant, lab, folder) as switcher:
