@@ -455,13 +455,16 @@ class Record:
     spoil: Callable[[dict[str, Any]], str | None]
     says: str
     log: bytes
+    unreadable: bool = False
 
     async def __call__(self, scene: Scene) -> Shown:
         lab = scene.stage.lab
         client = lab.plan.ports[f"etcd-{ARBITER}/client"]
+        if scene.stage.lease().epoch == 1:  # there is no earlier one to roll back to
+            await _bootstrap(scene, 1)
+            await Trace(scene, scene.here).opened()
         here, there = Trace(scene, scene.here), Trace(scene, scene.there)
-        before = await off(store.get, client, store.LEASE_KEY)
-        record = json.loads(before)
+        record = json.loads(await off(store.get, client, store.LEASE_KEY))
         spoiled = self.spoil(record)
         log = lab.process(f"agent-{scene.here}").log
         told = len(log.read_bytes())
@@ -471,15 +474,20 @@ class Record:
             await off(store.put, client, store.LEASE_KEY, spoiled)
         took = await here.closed()
         await until("the agent's word on it", lambda: self.log in log.read_bytes()[told:], 20)
-        command = [sys.executable, "-m", "dcdr", "lease", "bootstrap", SCOPE, "--holder", scene.here]
-        floor = ["--replace", "--epoch-floor", str(record["epoch"])]
-        environment = {**lab.environment(), "PYTHONPATH": str(ROOT)}
-        done = await off(_run, [*command, *floor], environment)
-        assert done.returncode == 0, done.stdout + done.stderr
+        if self.unreadable:  # what nobody can read, nobody writes over: a person removes it
+            await off(store.delete_prefix, client, store.LEASE_KEY)
+        await _bootstrap(scene, record["epoch"])
         await reopens(scene, here)
         assert not there.ever("users", "open")
         assert scene.stage.lease().epoch > record["epoch"]
         return Shown(f"the record {self.says}: closed after {took:.2f} s; bootstrapped anew", End.AS_BEFORE, scene.here)
+
+
+async def _bootstrap(scene: Scene, floor: int) -> None:
+    command = [sys.executable, "-m", "dcdr", "lease", "bootstrap", SCOPE, "--holder", scene.here]
+    environment = {**scene.stage.lab.environment(), "PYTHONPATH": str(ROOT)}
+    done = await off(_run, [*command, "--replace", "--epoch-floor", str(floor)], environment)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -601,8 +609,13 @@ def rows() -> Iterator[Row]:
     own = "{here}->*:etcd {here}->*:etcd-peer *->{here}:etcd-peer"
     cut_off = Closes(link(own, "cut"), lambda scene: scene.stage.lab.fault.heal(), "cut")
     yield row("the active site is cut off from the store", cut_off)
-    for name, spoil, says in _records():
-        yield row(f"the record is {name}", Record(spoil, name, says))
+    yield row("the record is deleted", Record(lambda record: None, "deleted", b"has no lease record"))
+    unreadable = Record(lambda record: "{not json", "corrupted", b"no lease record this version can read", True)
+    yield row("the record is corrupted", unreadable)
+    rolled_back = Record(
+        lambda record: json.dumps({**record, "epoch": record["epoch"] - 1}), "set back", b"rolled back"
+    )
+    yield row("the record is rolled back", rolled_back)
     channel = "kafka-{here}-*->agent-{here}:marker"
     heal = link(channel, "heal")
     yield row("the marker's channel is gone", Closes(link(channel, "cut"), heal, "cut"))
@@ -616,9 +629,3 @@ def rows() -> Iterator[Row]:
         before, after = all_die_before_the_handover, all_die_after_the_handover
         yield row(f"every process dies before the handover{where}", before, rest_s=150.0, fence=fence)
         yield row(f"every process dies after the handover{where}", after, expect=DONE, fence=fence)
-
-
-def _records() -> Iterator[tuple[str, Callable[[dict[str, Any]], str | None], bytes]]:
-    yield "deleted", lambda record: None, b"has no lease record"
-    yield "corrupted", lambda record: "{not json", b"cannot be read"
-    yield "rolled back", lambda record: json.dumps({**record, "epoch": record["epoch"] - 1}), b"rolled back"
