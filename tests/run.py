@@ -88,15 +88,8 @@ class Run:
     def junit(self) -> None:
         """Run the authorizer's own tests, outside the tree."""
         with tempfile.TemporaryDirectory() as scratch:
-            maven: list[str | Path] = [
-                "mvn",
-                "-B",
-                "-q",
-                "-f",
-                ROOT / "authorizer" / "pom.xml",
-                "verify",
-                f"-Ddcdr.build={scratch}",
-            ]
+            pom, quiet = ROOT / "authorizer" / "pom.xml", "-Dmaven.test.redirectTestOutputToFile=true"
+            maven = ["mvn", "-B", "-q", "-f", str(pom), "verify", f"-Ddcdr.build={scratch}", quiet]
             phase = self.do("authorizer (JUnit)", maven, DEADLINE_S["suite"])
             phase.note = self._count(*sorted(Path(scratch, "surefire-reports").glob("TEST-*.xml")))
 
