@@ -41,6 +41,7 @@ async def test_every_field_survives_the_store(lease_world: LeaseWorld) -> None:
         op_target="dc-b",
         deadline=datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC),
         ledger="ab" * 32,
+        closed=True,
         mirrored=False,
         cuts=2,
     )
