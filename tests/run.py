@@ -24,7 +24,7 @@ SLOWEST = 15
 DEADLINE_S = {"setup": 20 * 60, "servers": 60 * 60, "check": 10 * 60, "suite": 40 * 60}
 """Seconds before a phase counts as hung. The cold build of kube-apiserver on a busy machine is what needs most."""
 OPTIONS = {
-    "tests/unit": ["-q"],
+    "tests/unit": ["-q", "-n", "2"],
     "tests/replay": ["-q"],
     "tests/models": ["-q", "-n", "2"],
     "tests/workflows": ["-q", "-n", "4", "--dist", "worksteal"],
