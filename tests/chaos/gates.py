@@ -461,8 +461,11 @@ class Record:
         lab = scene.stage.lab
         client = lab.plan.ports[f"etcd-{ARBITER}/client"]
         if scene.stage.lease().epoch == 1:  # there is no earlier one to roll back to
+            first = Trace(scene, scene.here)
+            await off(store.delete_prefix, client, store.LEASE_KEY)
+            await first.closed()
             await _bootstrap(scene, 1)
-            await Trace(scene, scene.here).opened()
+            await first.opened()
         here, there = Trace(scene, scene.here), Trace(scene, scene.there)
         record = json.loads(await off(store.get, client, store.LEASE_KEY))
         spoiled = self.spoil(record)
