@@ -16,7 +16,8 @@ _NAME: Final = "authorizer.class.name"
 
 
 class KafkaMarkerFence(KafkaProduceFence):
-    """As in ACL mode for groups; nobody but the lease closes or opens users."""
+    """As in ACL mode for groups; nobody but the lease closes or opens users. `open_users` still removes rules: what an
+    earlier life in ACL mode left standing would refuse."""
 
     async def rules(self) -> FenceRules:
         """Raises: UnreachableError when a broker does not say what it runs."""
@@ -25,10 +26,6 @@ class KafkaMarkerFence(KafkaProduceFence):
 
     async def close_users(self) -> None:
         """The agent has told the brokers when the lease said so, and without it they close by themselves."""
-
-    async def open_users(self) -> None:
-        """The marker opens; what an earlier life in ACL mode left standing would still refuse."""
-        await super().open_users()
 
     async def _ungated(self) -> tuple[int, ...]:
         """Brokers that run another authorizer than ours, or none."""

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from lab.child import Child
 from lab.load.config import LoadConfig
 from lab.load.runner import LoadError
 from lab.load.tally import Tally
@@ -23,7 +23,7 @@ POLL_S = 0.02
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-class Load:
+class Load(Child):
     """A load run in its own process. `start` returns when records are being acknowledged.
 
         with Load(config) as load:
@@ -114,24 +114,6 @@ class Load:
             raise LoadError(f"the load ended with code {code}: {self._last_words()}")
         self.summary = json.loads((self.out / "summary.json").read_text())
         return self.summary
-
-    def kill(self) -> None:
-        """End the process the hard way; its files stay as they are."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.stop()
-        else:
-            self.kill()
 
     def _last_words(self) -> str:
         try:

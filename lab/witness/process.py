@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from lab.child import Child
 from lab.errors import LabError
 from lab.estate import ROOMS, Lab
 from lab.waiting import wait_for
@@ -19,7 +19,7 @@ from lab.witness.probes import Info
 STOP_S = 10.0
 
 
-class Witness:
+class Witness(Child):
     """The prober in its own process. `start` returns when every broker has answered.
 
         with Witness(lab, folder):
@@ -72,24 +72,6 @@ class Witness:
             if code != 0:
                 raise LabError(f"the prober ended with code {code}: {self._last_words()}")
         return Info.read(self.out)
-
-    def kill(self) -> None:
-        """End it the hard way; what it wrote stays."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.stop()
-        else:
-            self.kill()
 
     def _last_words(self) -> str:
         return (self.out / "witness.err").read_text(errors="replace")[-2000:].strip() or "it said nothing"
