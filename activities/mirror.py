@@ -234,7 +234,7 @@ async def _until(
         if revive and time.monotonic() - revived > AGAIN_SECONDS:
             revived = time.monotonic()
             for connector in waiting:
-                if "FAILED" in (connector.state, *connector.tasks):
+                if connector.failed:
                     await member.connect.restart(connector.name, only_failed=True)
         await asyncio.sleep(wait)
         wait = min(wait * 1.5, LONGEST_LOOK)

@@ -23,6 +23,7 @@ from typing import Any
 
 from aiohttp import web
 
+from adapters.connect import ConnectControl
 from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
 from adapters.kafka.health import KafkaHealth
 from adapters.kafka.wire import Wire
@@ -30,6 +31,7 @@ from agent.epoch import EpochFile
 from agent.finisher import Finisher
 from agent.keeper import Keeper
 from agent.markers import MarkerServer
+from agent.mirror import MirrorKeeper
 from agent.status import StatusServer
 from dcdr.bounds import LeaseTiming
 from dcdr.errors import DcdrError, MisconfiguredError, TransientError
@@ -60,6 +62,14 @@ class Job:
     def obeyed(self) -> bool:
         """Whether the brokers ask for the marker."""
         return self.settings.scopes[self.scope].fence is not Fence.ACL
+
+    @property
+    def connectors(self) -> list[str]:
+        """Of every mirror towards this data center."""
+        scope = self.settings.scopes[self.scope]
+        names = (scope.mirror.source_connector, scope.mirror.checkpoint_connector, scope.mirror.heartbeat_connector)
+        others = [dc for dc in scope.members if dc != self.dc]
+        return [name.format(source=other, target=self.dc) for other in others for name in names]
 
     @property
     def agent(self) -> AgentSettings:
@@ -93,6 +103,7 @@ async def serve(job: Job) -> None:
         job.dc, job.scope, store, wishes, timing,
         automatic=scope.lease.automatic, obeyed=job.obeyed, floor=lambda: epoch.highest, remember=epoch.saw,
     )  # fmt: skip
+    connect = ConnectControl(job.dc, scope.members[job.dc].connect)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(work)
@@ -101,11 +112,13 @@ async def serve(job: Job) -> None:
                 _hint(lambda: wishes.watch(job.scope), lambda _: keeper.wished()),
                 _run(job, keeper, health),
                 Finisher(job.dc, keeper, partial(_estate, job)).watch(),
+                MirrorKeeper(job.dc, keeper, connect, job.connectors).watch(),
             )
         ]
         await stop.wait()
         for task in running:
             task.cancel()
+    await connect.close()
     await wire.close()
     await client.close()
 

@@ -178,6 +178,13 @@ move_groups() {
 }
 
 hand_over() {
+    for _ in $(seq $LOOKS); do # the holder's next sign of life may come between the look and the swap
+        if swap_lease; then return; fi
+    done
+    gave_up "the lease handed to $TARGET"
+}
+
+swap_lease() {
     get "http://$ETCD/v3/kv/range" --data "{\"key\": \"$(printf %s "$LEASE_KEY" | base64 -w0)\"}" >"$WORK/lease"
     json 'kv = json.load(open(sys.argv[1]))["kvs"][0]; r = json.loads(base64.b64decode(kv["value"]))
 r.update(holder=sys.argv[2], epoch=r["epoch"] + 1, seq=r.get("seq", 0) + 1, turn=r.get("turn", 0) + 1,
@@ -187,7 +194,7 @@ print(json.dumps({"compare": [{"key": kv["key"], "target": "MOD", "modRevision":
                   "success": [{"requestPut": {"key": kv["key"], "value": value}}]}))
 open(sys.argv[3], "w").write(str(r["epoch"]))' "$WORK/lease" "$TARGET" "$WORK/epoch" >"$WORK/swap"
     get "http://$ETCD/v3/kv/txn" --data "@$WORK/swap" |
-        json 'sys.exit(0 if json.load(sys.stdin).get("succeeded") else "somebody else wrote the lease")'
+        json 'sys.exit(0 if json.load(sys.stdin).get("succeeded") else 1)'
 }
 
 open_users() {

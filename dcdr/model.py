@@ -328,6 +328,10 @@ class Connector(NamedTuple):
     def stopped(self) -> bool:
         return self.state is ConnectorState.STOPPED and not self.tasks
 
+    @property
+    def failed(self) -> bool:
+        return ConnectorState.FAILED in (self.state, *self.tasks)
+
 
 # --- ledger ---------------------------------------------------------------------------------------------------------
 
