@@ -31,6 +31,7 @@ from dcdr.bounds import LeaseTiming, Preset
 from dcdr.model import Outcome
 from lab import connect, gates, store, tls
 from lab.addresses import ARBITER
+from lab.processes import ProcessState
 from lab.settings import LEASE
 from lab.witness import Closing
 from tests.chaos.bad_days import held, off
@@ -438,8 +439,16 @@ async def _answering(scene: Scene, answer: Callable[[web.Request], Any]) -> Asyn
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     listen = lab.plan.ports[f"{agent}/marker"]
+
+    async def bound() -> bool:
+        try:
+            await web.TCPSite(runner, listen.host, listen.port, ssl_context=context).start()
+        except OSError:  # a thread of the killed agent has not ended yet, and holds its socket
+            return False
+        return True
+
     try:
-        await web.TCPSite(runner, listen.host, listen.port, ssl_context=context).start()
+        await until("the dead agent's port", bound, 5)
         yield
     finally:
         await runner.cleanup()
@@ -526,9 +535,10 @@ def leader_cut_off(scene: Scene) -> list[str]:
 
 
 def restart_store(scene: Scene) -> None:
-    lab = scene.stage.lab
-    lab.fault.thaw("etcd-dc-*")
-    lab.fault.restart(*[one.target for one in lab.fault.active() if one.kind == "down"])
+    fault = scene.stage.lab.fault
+    for one in fault.active():
+        mend = fault.thaw if one.kind == ProcessState.FROZEN else fault.restart
+        mend(one.target)
 
 
 # --- a switchover whose every process dies --------------------------------------------------------------------------
