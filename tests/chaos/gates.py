@@ -559,7 +559,8 @@ async def all_die_before_the_handover(scene: Scene) -> Shown:
     """The agent opens again past the deadline, and what the switchover had stopped runs again."""
     stage = scene.stage
     async with everything_dies(scene, steps.HAND_OVER) as handle:
-        await stage.flowing(scene.load, scene.here)
+        # Its deadline; behind DENY rules also half a minute that a worker would have had to take them away.
+        await off(scene.load.wait_for_acks, 200, 150.0, stage.cluster_id(scene.here))
         await until("everything to be as before", lambda: not _out_of_place(stage, scene.here), 90)
         assert (stage.lease().holder, stage.lease().op_id) == (scene.here, handle.first_execution_run_id)
     async with stage.worker():
