@@ -139,7 +139,7 @@ async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
     async with _listening(markers.application(), agent.listen, context), _listening(status.application(), agent.status):
         log.info("agent of %s in scope %s, cluster %s: markers at %s", job.dc, job.scope, cluster, agent.listen)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_look(health, status, timing))
+            tasks.create_task(_look(health, status, keeper, timing))
             if agent.tls is not None and context is not None:
                 tasks.create_task(_renew_certificates(agent.tls, context))
             tasks.create_task(keeper.keep(lambda: status.fitness.fit(time.monotonic(), timing.hysteresis)))
@@ -156,12 +156,13 @@ async def _estate(job: Job) -> AsyncIterator[Scope]:
         await directory.close()
 
 
-async def _look(health: KafkaHealth, status: StatusServer, timing: LeaseTiming) -> None:
+async def _look(health: KafkaHealth, status: StatusServer, keeper: Keeper, timing: LeaseTiming) -> None:
     while True:
         began = time.monotonic()
         found = await health.trouble()
         if found != status.fitness.trouble:
             log.info("Kafka: %s", "; ".join(found) or "well")
+            keeper.wished()  # a holder that has become fit does not wait for its next beat's time to say so
         status.fitness = status.fitness.looked(began, found)
         await asyncio.sleep(max(0.0, began + timing.hysteresis / LOOKS_PER_HYSTERESIS - time.monotonic()))
 

@@ -17,7 +17,7 @@ from dcdr import intent as intents
 from dcdr import tenure
 from dcdr.bounds import LeaseTiming
 from dcdr.errors import ConflictError, DcdrError, PermanentError, SafetyError, TransientError
-from dcdr.marker import Marker, Role
+from dcdr.marker import Marker, Role, role_of
 from dcdr.model import LeaseRecord, StoredLease
 from dcdr.ports import IntentStore, LeaseStore
 from dcdr.tenure import Tenure
@@ -54,6 +54,7 @@ class Keeper:
         self._obeyed, self._clock, self._now = obeyed, clock, now
         self._known = Tenure(dc)
         self._heard: int | None = None
+        self._speaks = False
         self.beats = self.missed = 0
         """Exchanges with the store, and those that failed."""
         self._told = asyncio.Condition()
@@ -68,17 +69,24 @@ class Keeper:
         """The highest epoch that anybody of this data center remembers."""
         return max(self._heard or 0, self._floor())
 
+    @property
+    def speaks(self) -> bool:
+        """Whether the brokers may be told anything. Not before this process has proven something, or read that nobody
+        may write: until then they go by what its predecessor told them, which runs out by itself."""
+        return self._speaks
+
     def marker(self) -> Marker:
         """What the brokers may be told at this moment: under an epoch that is over, nothing."""
         marker = tenure.marker(self._known, self._clock(), self._timing)
         return marker if marker.epoch >= self._remembered else Marker(marker.epoch, Role.NONE, 0.0)
 
     async def until_another(self, marker: Marker, seconds: float) -> Marker:
-        """The marker as soon as its epoch or role is another one than `marker`'s; as it stands after `seconds`."""
+        """The marker as soon as its epoch or role is another one than `marker`'s, and may be told; as it stands after
+        `seconds`."""
 
         def differs() -> bool:
             current = self.marker()
-            return (current.epoch, current.role) != (marker.epoch, marker.role)
+            return self._speaks and (current.epoch, current.role) != (marker.epoch, marker.role)
 
         async with self._told:
             with contextlib.suppress(TimeoutError):
@@ -194,8 +202,10 @@ class Keeper:
         if known.record is not None:
             self._remember(known.record.epoch)
         self._known = known
-        after = self.marker()
-        if (before.epoch, before.role) != (after.epoch, after.role):
+        after, spoke = self.marker(), self._speaks
+        nobody = known.record is not None and role_of(known.record, known.dc) is Role.NONE
+        self._speaks = spoke or nobody or after.valid_s > 0
+        if self._speaks and ((before.epoch, before.role) != (after.epoch, after.role) or not spoke):
             async with self._told:
                 self._told.notify_all()
             # When the store's answer was there: beside the gates' own trace, this tells how long the brokers took.

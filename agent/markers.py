@@ -69,8 +69,10 @@ class MarkerServer:
             raise web.HTTPBadRequest(text=f"epoch is {asked['epoch']!r}, not a number") from None
         self._keeper.heard_of(epoch)
         marker = self._keeper.marker()
-        if version(marker) == asked["version"]:
+        if not self._keeper.speaks or version(marker) == asked["version"]:
             marker = await self._keeper.until_another(marker, self._timing.refresh)
+        if not self._keeper.speaks:
+            raise web.HTTPServiceUnavailable(text="nothing is proven yet: what was told before this agent began holds")
         node = asked["node"], asked["process"]
         self._told[node] = Told(*node, marker, time.monotonic())
         return web.json_response(

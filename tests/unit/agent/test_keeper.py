@@ -280,3 +280,26 @@ async def test_the_holder_takes_no_word_of_the_watch_for_its_own_renewal(pair: P
     before, pair.time = pair.a.known, 1.0
     pair.a.changed(await pair.store.read("lab"))
     assert pair.a.known == before
+
+
+async def test_a_restarted_agent_speaks_once_it_has_proven_its_role_or_read_that_it_has_none(pair: Pair) -> None:
+    await pair.beat()
+    holder, standby = pair.keeper("dc-a"), pair.keeper("dc-b")
+    spoke = [holder.speaks]
+    for _ in range(2):
+        await holder.beat(True)
+        spoke.append(holder.speaks)
+    assert spoke == [False, False, True], "a read proves nothing to the holder, a renewal does"
+    await standby.beat(True)
+    assert standby.speaks, "a read proves to the other side that the mirror may write"
+    pair.time += TIMING.validity + 1
+    assert (holder.marker().role, holder.speaks) == (Role.NONE, True), "what it told has run out by now"
+
+
+async def test_a_restarted_agent_says_at_once_that_nobody_may_write(pair: Pair) -> None:
+    await pair.close()
+    await pair.beat(pair.a)
+    holder = pair.keeper("dc-a")
+    await holder.beat(True)
+    assert holder.speaks
+    assert holder.marker().role is Role.NONE

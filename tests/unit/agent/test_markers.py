@@ -108,3 +108,30 @@ async def test_an_epoch_that_a_broker_remembers_is_never_used_again(tmp_path: Pa
     record = pair.b.known.record
     assert record is not None
     assert record.epoch == 10
+
+
+async def test_an_agent_that_has_proven_nothing_yet_says_nothing(tmp_path: Path) -> None:
+    """A holder that was restarted knows the record before it has renewed it: what brokers were told still holds."""
+    async for served in serve(tmp_path / "restarted", PATIENT.model_copy(update={"refresh": 0.05})):
+        again = served.pair.keeper("dc-a")
+        served.server._keeper = again
+        assert (await served.http.get("/v1/marker", params=ASKED)).status_code == 503
+        assert await again.beat(True), "a read is no proof for the holder: another beat follows"
+        answer = await served.http.get("/v1/marker", params=ASKED)
+        assert answer.status_code == 503
+        assert "proven" in answer.text
+        assert served.server.told == (), "nobody was told anything"
+        await again.beat(True)
+        assert (await served.ask())["role"] == "ACTIVE"
+
+
+async def test_a_question_that_waits_for_the_first_proof_is_answered_by_it(tmp_path: Path) -> None:
+    async for served in serve(tmp_path / "restarted", PATIENT):
+        again = served.pair.keeper("dc-a")
+        served.server._keeper = again
+        waiting = asyncio.create_task(served.ask())
+        await again.beat(True)
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done, "the first look proves nothing"
+        await again.beat(True)
+        assert (await asyncio.wait_for(waiting, 5))["role"] == "ACTIVE"
