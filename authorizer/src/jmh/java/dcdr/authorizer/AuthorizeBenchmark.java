@@ -23,10 +23,12 @@ import org.openjdk.jmh.annotations.Warmup;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.IntStream;
+import java.util.stream.Stream;
 
 /** What a call of `authorize()` costs behind the open gate, and what the broker's own authorizer costs for the same call. */
 @State(Scope.Benchmark)
@@ -51,6 +53,7 @@ public class AuthorizeBenchmark {
     private Request fetchRequest;
     private Request metadataRequest;
     private AutoCloseable toClose;
+    private Path folder;
     private StubAgent agent;
 
     /** Build the authorizer of this run and wait for its gate to open. */
@@ -65,7 +68,7 @@ public class AuthorizeBenchmark {
             subject = bare;
             toClose = bare;
         } else {
-            Path folder = Files.createTempDirectory("authorize-benchmark");
+            folder = Files.createTempDirectory("authorize-benchmark");
             Node node = new Node(folder, Map.of(), agent.address());
             Waiting.until("users are let in", node::users);
             subject = node.authorizer;
@@ -81,6 +84,13 @@ public class AuthorizeBenchmark {
     public void stop() throws Exception {
         toClose.close();
         agent.close();
+        if (folder != null) {
+            try (Stream<Path> all = Files.walk(folder)) {
+                for (Path path : all.sorted(Comparator.reverseOrder()).toList()) {
+                    Files.delete(path);
+                }
+            }
+        }
     }
 
     /** A produce request to one topic: gated, so both clocks are read. */
