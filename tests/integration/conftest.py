@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -63,3 +63,17 @@ def marks(tmp_path: Path) -> Path:
     folder = tmp_path / "marks"
     folder.mkdir()
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure tells what the lab saw: after the session the lab and its logs are gone."""
+    report = yield
+    used = getattr(item, "funcargs", {})
+    stage = used.get("stage") or used.get("cooperative")
+    if report.failed and isinstance(stage, Stage):
+        for title, told in stage.story():
+            report.sections.append((title, told))
+    return report

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from activities.failpoints import Failpoint
 from dcdr.model import AbortRequest, GroupVerdict, LeaseRecord, Outcome, SwitchoverRequest, TransitionReport
 from lab import Lab, connect, gates, store
 from lab import status as lab_status
-from lab.addresses import ARBITER, other
+from lab.addresses import ARBITER, MEMBERS, other
 from lab.check.estate import check_lab
 from lab.check.model import Demands
 from lab.check.report import as_table
@@ -47,6 +47,8 @@ SCOPE = store.SCOPE
 WORKER_START_S, RUN_S, STANDING_S, LOOK_S = 90.0, 180.0, 60.0, 0.1
 RATE = 400.0
 """Records a second: enough that every window of the outage has some, and little enough for a busy machine."""
+STORY_S, STORY_LINES = 20.0, 25
+"""How long a failure waits for what the lab has to say, and how much of each log it shows."""
 Handle = WorkflowHandle[SwitchoverWorkflow, TransitionReport]
 
 
@@ -257,6 +259,28 @@ class Stage:
         worker = Worker(process, log, marks)
         self.workers.append(worker)
         return worker
+
+    def story(self) -> Iterator[tuple[str, str]]:
+        """What a failure should be read with, as title and text: the operation, the estate, the last log lines."""
+        for asked in (["status", SCOPE], ["lab", "status", "--lab", self.lab.name]):
+            try:
+                told = subprocess.run(
+                    [Path(sys.executable).with_name("dcdr"), *asked],
+                    cwd=ROOT,
+                    check=False,
+                    env={**os.environ, **self.lab.environment()},
+                    capture_output=True,
+                    text=True,
+                    timeout=STORY_S,
+                )
+                yield f"dcdr {' '.join(asked)}", told.stdout + told.stderr
+            except subprocess.TimeoutExpired:
+                yield f"dcdr {' '.join(asked)}", f"no answer within {STORY_S:.0f} s"
+        logs = [worker.log for worker in self.workers[-2:]]
+        logs += [self.lab.home.logs / f"agent-{member}.log" for member in MEMBERS]
+        for log in logs:
+            with contextlib.suppress(OSError):
+                yield log.name, "\n".join(log.read_text(errors="replace").splitlines()[-STORY_LINES:])
 
     def end_workers(self) -> None:
         """End those that nobody ended, because what they were for was given up."""
