@@ -161,12 +161,14 @@ class KubernetesEndpoint:
 
         A 403 is believed when it stands for `STARTING_S`.
         """
-        believed = time.monotonic() + STARTING_S
+        believed: float | None = None
         while True:
             status, body = await self._answer(what, method, *arguments, **more)
             if status == 200:
                 found: dict[str, Any] = json.loads(body)
                 return found
+            if believed is None:
+                believed = time.monotonic() + STARTING_S
             if status != 403 or time.monotonic() >= believed:
                 raise self._trouble(what, status, body)
             await asyncio.sleep(_POLL_S)

@@ -112,7 +112,7 @@ async def two() -> AsyncIterator[dict[int, FakeBroker]]:
 
 @pytest.fixture
 async def groups(two: dict[int, FakeBroker]) -> AsyncIterator[KafkaConsumerGroups]:
-    wire = Wire("dc-a", [two[1].address], None, timeout=timedelta(seconds=0.3))
+    wire = Wire("dc-a", [two[1].address], None, timeout=timedelta(seconds=3))
     yield KafkaConsumerGroups(wire)
     await wire.close()
 
