@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 from lab.check.report import WORDS, as_table
@@ -45,10 +46,18 @@ async def play(stage: Stage, row: Row, commit: str) -> Result:
             stage.spoiled = row.spoils
     except Exception as caught:
         error = f"{type(caught).__name__}: {caught}"
+        told = stage.folder / f"{uuid4().hex[:8]}.story"
+        # Before anything is reset: what is not seen now is gone.
+        await asyncio.to_thread(_tell, stage, told)
+        error += f"\n(what the lab saw: {told.name} in its folder)"
     outcome = str(shown.end) if shown else ""
     fired = shown.fired if shown else ""
     seconds = round(time.monotonic() - began, 1)
     return Result(row.name, not error, fired, outcome, verdict, seconds, commit, results.now(), error)
+
+
+def _tell(stage: Stage, path: Path) -> None:
+    path.write_text("\n\n".join(f"--- {title}\n{text}" for title, text in stage.story()))
 
 
 @contextlib.asynccontextmanager
