@@ -149,13 +149,18 @@ def _members(config: LoadConfig, settings: dict[str, Any], tally: Tally, lookout
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set. A second signal changes nothing: what was sent still gets its answer."""
-    stopped = threading.Event()
+def _stop_signals() -> Iterator[list[int]]:
+    """The SIGTERM and SIGINT that came. A second one changes nothing: what was sent still gets its answer.
+
+    No threading.Event: a handler runs in the main thread between any two lines, also while that thread holds the
+    event's own lock to wait for it, and `set` would then wait for that lock for ever.
+    """
+    stopped: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    ours = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda came, _: stopped.append(came)) for number in ours}
     try:
         yield stopped
     finally:
@@ -163,11 +168,14 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _watch(config: LoadConfig, tally: Tally, stopped: threading.Event, quiet: bool) -> None:
+def _watch(config: LoadConfig, tally: Tally, stopped: list[int], quiet: bool) -> None:
     """Publish the counters until it is time to stop."""
     started = shown = time.monotonic()
     acked = 0
-    while not stopped.wait(LIVE_EVERY_S):
+    while True:
+        time.sleep(LIVE_EVERY_S)
+        if stopped:
+            return
         now = time.monotonic()
         snapshot = tally.snapshot()
         write_json(config.out / "live.json", {"mono_ns": time.monotonic_ns(), **snapshot})
