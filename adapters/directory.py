@@ -15,7 +15,7 @@ from adapters.kubernetes import KubernetesEndpoint
 from dcdr.errors import DcdrError, InvalidRequestError
 from dcdr.model import Timing
 from dcdr.ports import Member, Scope
-from dcdr.settings import MemberSettings, ScopeSettings, Settings
+from dcdr.settings import Fence, MemberSettings, ScopeSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,9 @@ def _scope(
             lagging_group_budget=drain.lagging_group_budget,
         ),
         entry_lag_limit=drain.entry_lag_limit,
+        failover=scope.failover,
+        cooperative=scope.fence is Fence.ACL,
+        lease_timing=scope.lease.timing,
         own_groups=_own_groups(scope.members),
         group_exclude=scope.groups.exclude,
         source_connector=mirror.source_connector,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from dcdr import lease
 from dcdr.lease import Standing
-from dcdr.model import LeaseRecord, Message, Operation
+from dcdr.model import LeaseRecord, Message, Operation, OperationKind, Pause
 
 GRACE = timedelta(seconds=30)
 """A worker that is alive finds an operation within seconds of its deadline; the holder's agent leaves it those."""
@@ -33,6 +33,11 @@ class Ask(StrEnum):
     ADMIT = "admit"
     FINISH = "finish"
     HAND_BACK = "hand back"
+    TAKE_OVER = "take over"
+    """Asked of the agent that does *not* hold the lease, by a person: as if takeovers were automatic, this once."""
+    TAKE_UP = "take up"
+    OPEN_UP = "open up"
+    PAUSE = "pause"
 
 
 class Intent(Message):
@@ -46,6 +51,8 @@ class Intent(Message):
     ledger: str | None = None
     """With HAND_OVER: the digest of the ledger entry."""
     cuts: int | None = None
+    pause: Pause | None = None
+    """With PAUSE; None: end it."""
     requested_by: str = ""
 
 
@@ -81,7 +88,23 @@ def obey(record: LeaseRecord, intent: Intent) -> LeaseRecord:
             return lease.finish(record, operation)
         case Ask.HAND_BACK:
             return lease.hand_back(record, operation)
+        case Ask.TAKE_UP if intent.deadline is not None:
+            return lease.take_up(record, operation, intent.deadline)
+        case Ask.OPEN_UP if intent.ledger is not None:
+            return lease.open_up(record, operation, intent.ledger)
+        case Ask.PAUSE:
+            return lease.pause(record, intent.pause)
+        case Ask.TAKE_OVER:
+            return record  # not the holder's to do
     raise ValueError(f"an intent to {intent.ask.value} lacks its deadline, ledger entry or count of cuts")
+
+
+def wants_takeover(record: LeaseRecord, intent: Intent | None, dc: str) -> bool:
+    """Whether somebody asks `dc`'s agent to take the lease over, from the record as it stands."""
+    if intent is None or intent.ask is not Ask.TAKE_OVER or intent.operation.target != dc:
+        return False
+    asked = (intent.operation.source, intent.operation.epoch, intent.operation.turn)
+    return asked == (record.holder, record.epoch, record.turn)
 
 
 def overdue(record: LeaseRecord, now: datetime) -> LeaseRecord | None:
@@ -99,5 +122,7 @@ def left_behind(record: LeaseRecord, dc: str, now: datetime) -> Operation | None
     operation = record.operation
     if operation is None or record.deadline is None or now < record.deadline + GRACE:
         return None
+    if operation.kind is OperationKind.FAILOVER:
+        return None  # it has its own way forward
     holders = {Standing.MOVED: operation.target, Standing.REOPENED: operation.source}
     return operation if holders.get(lease.standing(record, operation)) == dc else None

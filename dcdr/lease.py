@@ -8,6 +8,13 @@
 `mirrored` says whether the mirror may write to the other side: not from `close_mirror` on, and again after `admit` (the
 old direction is stopped and fenced), `extend` or `reopen`.
 
+    ACQUIRED(B, epoch + n) --take_up--> ACQUIRED(B, op) --open_up--> OPEN(B, op) --finish--> OPEN(B), A behind
+          |                                  |
+          +------------hand_back-------------+----> OPEN(A, epoch + 1)
+
+A takeover (`dcdr.tenure`) makes ACQUIRED: nobody writes anywhere, the mirror neither, until a failover has written down
+where both sides part.
+
 The handover is the point of no return. `reopen` and `hand_over` both start from DRAINING under the same operation id,
 so of a late handover and an early undo exactly one can win. The operation id is cleared last: an id without a run is an
 unfinished operation, whatever the phase says; clearing it counts the turn, so that what was undone cannot begin again.
@@ -19,7 +26,16 @@ from datetime import datetime
 from enum import StrEnum
 
 from dcdr.errors import PlanRefusedError, SupersededError
-from dcdr.model import LeaseRecord, Operation, Phase
+from dcdr.model import LeaseRecord, Operation, OperationKind, Pause, Phase
+
+NO_OPERATION = {
+    "op_id": None,
+    "op_source": None,
+    "op_target": None,
+    "op_kind": OperationKind.SWITCHOVER,
+    "deadline": None,
+}
+"""What a record says of an operation when there is none."""
 
 
 class Standing(StrEnum):
@@ -27,8 +43,10 @@ class Standing(StrEnum):
 
     NOT_BEGUN = "not begun"
     DRAINING = "draining"
+    TAKEN = "taken over"
+    """A failover's lease is acquired and its holder not open yet."""
     MOVED = "moved"
-    """The handover committed: only forward."""
+    """The handover committed, or the failover opened: only forward."""
     REOPENED = "reopened"
     """The undo committed: the source is the active side again."""
     OVER = "over"
@@ -39,10 +57,13 @@ def standing(record: LeaseRecord, operation: Operation) -> Standing:
     """Where `operation` stands according to `record`."""
     if record.op_id != operation.id:
         planned_from = (record.op_id, record.holder, record.epoch, record.turn, record.phase)
-        untouched = planned_from == (None, operation.source, operation.epoch, operation.turn, Phase.OPEN)
-        return Standing.NOT_BEGUN if untouched else Standing.OVER
+        if operation.kind is OperationKind.FAILOVER:
+            start = (None, operation.target, operation.epoch + 1, operation.turn, Phase.ACQUIRED)
+        else:
+            start = (None, operation.source, operation.epoch, operation.turn, Phase.OPEN)
+        return Standing.NOT_BEGUN if planned_from == start else Standing.OVER
     if record.holder == operation.target and record.epoch == operation.epoch + 1:
-        return Standing.MOVED
+        return Standing.TAKEN if record.phase is Phase.ACQUIRED else Standing.MOVED
     if record.holder == operation.source and record.epoch == operation.epoch:
         return Standing.DRAINING if record.phase is Phase.DRAINING else Standing.REOPENED
     return Standing.OVER
@@ -90,6 +111,11 @@ def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> Leas
             f"expected {operation.source}, epoch {operation.epoch}, phase OPEN and no operation, none ended meanwhile. "
             "Run preflight again"
         )
+    if record.behind == operation.target:
+        raise PlanRefusedError(
+            f"cannot begin: {operation.target} was left by a failover and holds a history of its own. "
+            "It has to be failed back first"
+        )
     return record.model_copy(
         update={
             "seq": record.seq + 1,
@@ -97,6 +123,7 @@ def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> Leas
             "op_id": operation.id,
             "op_source": operation.source,
             "op_target": operation.target,
+            "op_kind": OperationKind.SWITCHOVER,
             "deadline": deadline,
             "ledger": None,
             "closed": False,
@@ -196,8 +223,55 @@ def finish(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     if standing(record, operation) in (Standing.OVER, Standing.NOT_BEGUN):
         return record
     require(record, operation, Standing.MOVED, Standing.REOPENED)
-    cleared = {"op_id": None, "op_source": None, "op_target": None, "deadline": None}
-    return record.model_copy(update={"seq": record.seq + 1, "turn": record.turn + 1, **cleared})
+    return record.model_copy(update={"seq": record.seq + 1, "turn": record.turn + 1, **NO_OPERATION})
+
+
+def take_up(record: LeaseRecord, operation: Operation, deadline: datetime) -> LeaseRecord:
+    """ACQUIRED(target): `operation`, a failover, goes on from here. The same operation again: unchanged.
+
+    Raises: PlanRefusedError when the record is not that of the takeover it was planned from.
+    """
+    found = standing(record, operation)
+    if found in (Standing.TAKEN, Standing.MOVED):
+        return record
+    if operation.kind is not OperationKind.FAILOVER or found is not Standing.NOT_BEGUN:
+        raise PlanRefusedError(
+            f"the failover {operation.id} cannot begin: the lease of {operation.scope} names {record.holder}, epoch "
+            f"{record.epoch}, phase {record.phase.value}, operation {record.op_id or 'none'}; expected "
+            f"{operation.target}, epoch {operation.epoch + 1}, phase ACQUIRED and no operation"
+        )
+    return record.model_copy(
+        update={
+            "seq": record.seq + 1,
+            "op_id": operation.id,
+            "op_source": operation.source,
+            "op_target": operation.target,
+            "op_kind": OperationKind.FAILOVER,
+            "deadline": deadline,
+            "ledger": None,
+        }
+    )
+
+
+def open_up(record: LeaseRecord, operation: Operation, ledger: str) -> LeaseRecord:
+    """ACQUIRED(target) -> OPEN(target), naming the entry that says where both sides part. Already open: unchanged.
+
+    From here the source is `behind`: it takes nothing over, and the mirror may not write there before a failback.
+
+    Raises: SupersededError when the operation is over, or opened with another entry.
+    """
+    if require(record, operation, Standing.TAKEN, Standing.MOVED) is Standing.MOVED:
+        if record.ledger != ledger:
+            raise SupersededError(f"operation {operation.id} opened already, with ledger entry {record.ledger}")
+        return record
+    return record.model_copy(
+        update={"seq": record.seq + 1, "phase": Phase.OPEN, "ledger": ledger, "behind": operation.source}
+    )
+
+
+def pause(record: LeaseRecord, wish: Pause | None) -> LeaseRecord:
+    """Keep agents from taking over by themselves until `wish.until`; None: no longer. Already so: unchanged."""
+    return record if record.pause == wish else record.model_copy(update={"seq": record.seq + 1, "pause": wish})
 
 
 def hand_back(record: LeaseRecord, operation: Operation) -> LeaseRecord:
@@ -222,5 +296,6 @@ def hand_back(record: LeaseRecord, operation: Operation) -> LeaseRecord:
             "epoch": operation.epoch + 1,
             "phase": Phase.OPEN,
             "mirrored": True,
+            **NO_OPERATION,
         }
     )

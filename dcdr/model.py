@@ -44,6 +44,26 @@ class SwitchoverRequest(Message):
     """Preflight and plan only: nothing is changed."""
 
 
+class FailoverRequest(Message):
+    """`target` is to become active although the active side is lost. Started by the watch, or asked for by a person."""
+
+    scope: ScopeName
+    target: DataCenterName
+    reason: Annotated[str, StringConstraints(max_length=400)] = ""
+    requested_by: Annotated[str, StringConstraints(max_length=100)] = ""
+
+
+class LossAcceptance(Message):
+    """A person accepts to lose what is not on the target: at most `records` (None: although nobody knows how many).
+
+    Valid once, for the bound that it names: a bound that has grown since is asked for again.
+    """
+
+    records: Annotated[int, Field(ge=0)] | None
+    by: Annotated[str, StringConstraints(max_length=100)] = ""
+    reason: Annotated[str, StringConstraints(max_length=400)] = ""
+
+
 class AbortRequest(Message):
     """Who wants the operation undone, and why."""
 
@@ -80,10 +100,18 @@ class Timing(Message):
     lagging_group_budget: int
 
 
+class OperationKind(StrEnum):
+    """SWITCHOVER: planned, drained, the lease is handed over. FAILOVER: taken over, the source is lost."""
+
+    SWITCHOVER = "switchover"
+    FAILOVER = "failover"
+
+
 class Operation(Message):
     """Who acts: every step carries it, and a target or a record that has moved on refuses it.
 
-    `epoch` and `turn` are those of the record it was planned from; the handover makes the epoch `epoch + 1`.
+    `epoch` is that of the source's tenure, so the target's is `epoch + 1`: after the handover of a switchover, and from
+    the beginning of a failover. `turn` is that of the record it was planned from.
     """
 
     scope: ScopeName
@@ -92,6 +120,7 @@ class Operation(Message):
     turn: int = 0
     source: DataCenterName
     target: DataCenterName
+    kind: OperationKind = OperationKind.SWITCHOVER
 
 
 class SwitchoverPlan(Message):
@@ -120,6 +149,15 @@ class Phase(StrEnum):
     DRAINING = "DRAINING"
 
 
+class Pause(Message):
+    """No takeover by itself until `until`. `maintenance`: the holder keeps the lease although its Kafka is unwell."""
+
+    until: datetime
+    maintenance: bool = False
+    by: Annotated[str, StringConstraints(max_length=100)] = ""
+    reason: Annotated[str, StringConstraints(max_length=400)] = ""
+
+
 class LeaseRecord(Message):
     """Who may be written to. Changed by compare-and-swap only; see `dcdr.lease` for the transitions allowed.
 
@@ -128,6 +166,10 @@ class LeaseRecord(Message):
     the operations that have ended, undone ones too: an attempt of any of them is late for good. `mirrored` says whether
     the mirror may write to the data center that does not hold the lease; `cuts` how often this operation's was retaken.
     `closed` says whether the holder's users are kept out while it drains: the intent alone does not begin the outage.
+    `behind` names the data center that a failover left: what it holds is not what the holder's users have seen, and it
+    takes nothing over until a failback has set it right. `acquired_at` is when the lease was last taken over, by the
+    taker's wall clock, and `acquired_after_s` how long before that it had last seen a sign of life: for people and for
+    the cool-down, never for safety. `pause` keeps agents from taking over by themselves.
     """
 
     scope: ScopeName
@@ -139,11 +181,16 @@ class LeaseRecord(Message):
     op_id: str | None = None
     op_source: DataCenterName | None = None
     op_target: DataCenterName | None = None
+    op_kind: OperationKind = OperationKind.SWITCHOVER
     deadline: datetime | None = None
     ledger: str | None = None
     closed: bool = False
     mirrored: bool = True
     cuts: Annotated[int, Field(ge=0)] = 0
+    behind: DataCenterName | None = None
+    acquired_at: datetime | None = None
+    acquired_after_s: float | None = None
+    pause: Pause | None = None
 
     @property
     def operation(self) -> Operation | None:
@@ -158,6 +205,7 @@ class LeaseRecord(Message):
             turn=self.turn,
             source=self.op_source,
             target=self.op_target,
+            kind=self.op_kind,
         )
 
 
@@ -409,6 +457,186 @@ class Cut(Entry):
         return "ledger" if self.complete else "cut"
 
 
+# --- failover -------------------------------------------------------------------------------------------------------
+
+
+class FailoverMode(StrEnum):
+    """Whether a failover opens the new side by itself when what it loses is inside the budget."""
+
+    AUTOMATIC = "automatic"
+    ASK = "ask"
+    NEVER = "never"
+
+
+class FailoverPolicy(Message):
+    """What may be lost without asking anybody, and how the journal that knows it is kept."""
+
+    mode: FailoverMode = FailoverMode.AUTOMATIC
+    max_lost_records: Annotated[int, Field(ge=0)] | None = 100_000
+    """The loss bound up to which a failover goes on by itself; None: any number that is known."""
+    max_lost_seconds: Annotated[float, Field(ge=0)] | None = 120.0
+    journal_every: timedelta = timedelta(seconds=2)
+    rate_factor: Annotated[float, Field(ge=1)] = 1.5
+    """For what was accepted since the journal's last look: the highest rate seen, times this."""
+    acceptance_valid: timedelta = timedelta(minutes=15)
+    cool_down: timedelta = timedelta(hours=1)
+    """No second takeover by itself within; a person may ask."""
+    open_without_workflow_after: timedelta | None = None
+    """Temporal away for so long after a takeover: the agent opens by itself, by the same budget. None: never."""
+    even_behind_acls: str = ""
+    """`fence: acl` does not close a side that is cut off. A failover then asks, unless the owner says here, in his own
+    words, that it need not: the words are kept in the report."""
+
+
+class Watermarks(Message):
+    """One look at both sides of a running mirror, kept on the standby: what is known when the active side is dark.
+
+    `ends`: the source's log ends (LEO), of every topic that is to be mirrored. `mirrored`: M, the source offset of the
+    last record copied, as Connect stores it. `since`: everything accepted before that moment had been copied at
+    `taken_at`; None while that was never seen. `peak_per_s`: the most offsets a second that the source grew by between
+    two looks, over the last minutes. `topic_ids`: the source's.
+    """
+
+    scope: ScopeName
+    source: DataCenterName
+    target: DataCenterName
+    epoch: int
+    taken_at: datetime
+    topic_ids: dict[str, str]
+    ends: dict[str, dict[int, int]]
+    mirrored: dict[str, dict[int, int]]
+    since: datetime | None = None
+    peak_per_s: float = 0.0
+    every_s: float
+
+
+class ForkRow(Message):
+    """One partition where the histories of both sides part. `target_end`: LSO = HW = LEO there, before it opened.
+    `mirrored` (M): offset on the source of the last record the target holds; None where it never copied one."""
+
+    topic: str
+    partition: int
+    target_topic_id: str
+    target_end: int
+    mirrored: int | None = None
+    source_topic_id: str | None = None
+    source_end: int | None = None
+    """As the journal saw it last; None where it never did."""
+
+
+class LossBound(Message):
+    """What a failover loses at most, known before it opens. None: nobody knows.
+
+    `known`: offsets that the journal saw on the source beyond M. `assumed`: what may have been accepted between the
+    journal's last look and the moment after which the source cannot have accepted anything (`until`), at the highest
+    rate seen. Offsets count transaction markers and compacted holes like records: the bound errs on the careful side.
+    """
+
+    records: int | None
+    known: int = 0
+    assumed: int = 0
+    since: datetime | None = None
+    """Everything accepted before it is on the target."""
+    until: datetime | None = None
+    journal_at: datetime | None = None
+    why: str = ""
+    """Why nothing is known, or what the bound rests on."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How much time is lost at most."""
+        if self.since is None or self.until is None:
+            return None
+        return max(0.0, (self.until - self.since).total_seconds())
+
+
+class Fork(Entry):
+    """Where both sides part, written on the target before it opens and after nothing could write there any more."""
+
+    taken_at: datetime
+    rows: tuple[ForkRow, ...]
+    bound: LossBound
+    exactly_once: bool
+    """The mirror's records and M are atomic: then visible records of the source beyond M are exactly the tail."""
+
+    @property
+    def by_partition(self) -> dict[TopicPartition, ForkRow]:
+        return {TopicPartition(row.topic, row.partition): row for row in self.rows}
+
+    @property
+    def kind(self) -> str:
+        return "fork"
+
+
+class TailCase(StrEnum):
+    """What a partition of the old side was found to be, against the fork."""
+
+    NONE = "none"
+    TAIL = "tail"
+    BEHIND = "behind"
+    """It lost records that the target has (unclean restart, lost disk)."""
+    DIVERGED = "diverged"
+    """Another topic under the same name, or content that cannot be a continuation: for a person."""
+
+
+class LostRows(Message):
+    """The tail of one partition: visible records of the old side that were never copied, offsets in `[first, last]`."""
+
+    topic: str
+    partition: int
+    case: TailCase
+    first: int | None = None
+    last: int | None = None
+    records: int = 0
+    bytes: int = 0
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    note: str = ""
+
+
+class LossReport(Entry):
+    """What a failover lost, computed when the old side was back: every partition with a tail, and every one that is
+    behind or diverged; `checked` counts all."""
+
+    taken_at: datetime
+    rows: tuple[LostRows, ...]
+    checked: int
+    records: int
+    bytes: int
+    bound: LossBound
+    exactly_once: bool
+
+    @property
+    def kind(self) -> str:
+        return "loss"
+
+
+class TailRequest(Message):
+    """Compute the tail that the last failover of `scope` left on the old side."""
+
+    scope: ScopeName
+    operation_id: str | None = None
+    """None: of the last failover."""
+    requested_by: Annotated[str, StringConstraints(max_length=100)] = ""
+
+
+class TailResult(Message):
+    """Totals and where the whole report stands (`entry`, in the ledger topic of the surviving side)."""
+
+    scope: ScopeName
+    operation_id: str
+    source: DataCenterName
+    target: DataCenterName
+    entry: EntryRef
+    cases: dict[TailCase, int]
+    """Partitions by case."""
+    records: int
+    bytes: int
+    bound: LossBound
+    rows: tuple[LostRows, ...] = ()
+    """The first hundred."""
+
+
 # --- results --------------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +764,13 @@ class VerifyResult(StepResult):
     """Producers with a live sequence on the partitions of the tail; without a tail nobody wrote, so 0."""
 
 
+class ForkResult(StepResult):
+    """Where both sides part (`entry`), what is lost at most, and why it may not go on by itself ("" when it may)."""
+
+    bound: LossBound
+    hold: str = ""
+
+
 class LeftoverResult(StepResult):
     """An operation the lease still names: where it stands, and the ledger entry its handover named."""
 
@@ -550,6 +785,8 @@ class Outcome(StrEnum):
     DONE = "done"
     AS_BEFORE = "as before"
     PLANNED = "planned only"
+    SUPERSEDED = "superseded"
+    """The lease moved meanwhile: the operation ended without touching a gate, and another one goes on from there."""
 
 
 class TransitionReport(Message):
@@ -578,6 +815,13 @@ class TransitionReport(Message):
     outage: timedelta | None = None
     """From the confirmed closing on the source to the flip, by the activities' own clocks; what producers felt is
     measured by the load generator."""
+    kind: OperationKind = OperationKind.SWITCHOVER
+    loss: LossBound | None = None
+    """Of a failover: what is lost at most."""
+    accepted_by: str = ""
+    """Who accepted a loss above the budget."""
+    rto: dict[str, timedelta] = {}
+    """Of a failover: detect, decide, fence, record, open, flip, in this order."""
     recovered: tuple[str, ...] = ()
     """Operations left behind that this run finished or undid first, and their groups that are not exact."""
     steps: tuple[StepReport, ...] = ()

@@ -6,14 +6,16 @@ Every method may raise `UnreachableError` (no answer in time; whether it took ef
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from dcdr.bounds import PRESETS, LeaseTiming, Preset
 from dcdr.intent import Intent, StoredIntent
 from dcdr.model import (
     CommittedOffset,
     Connector,
+    FailoverPolicy,
     FenceRules,
     Gate,
     GroupInfo,
@@ -44,6 +46,12 @@ class LeaseStore(Protocol):
 
     async def bootstrap(self, record: LeaseRecord) -> StoredLease:
         """Create the record; an operator's act. Raises: ConflictError when one exists."""
+
+    def watch(self, scope: str, after: StoredLease | None = None) -> AsyncIterator[StoredLease | None]:
+        """Every change of the record after `after` (None: from now on); None where it was deleted.
+
+        A hint to look, never a proof.
+        """
 
 
 class IntentStore(Protocol):
@@ -237,6 +245,9 @@ class Member:
     """Topics that must never cross: this Connect's internal ones, the canary, the ledger."""
 
 
+NO_POLICY = FailoverPolicy()
+
+
 @dataclass(frozen=True)
 class Scope:
     """Everything that fails over together, with the names and limits its settings gave."""
@@ -254,6 +265,10 @@ class Scope:
     source_connector: str
     checkpoint_connector: str
     heartbeat_connector: str
+    failover: FailoverPolicy = NO_POLICY
+    cooperative: bool = True
+    """The fence is rules that stay as they are (`fence: acl`): a side that is cut off stays open."""
+    lease_timing: LeaseTiming = PRESETS[Preset.STANDARD]
     intents: IntentStore | None = None
     """Where agents keep the lease: what they are asked. None: there are no agents, and steps change the record."""
 

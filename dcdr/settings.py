@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dcdr.bounds import PRESETS, LeaseTiming, Preset
 from dcdr.errors import MisconfiguredError
+from dcdr.model import FailoverPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HostPort = Annotated[str, StringConstraints(pattern=r"^[^\s,:/]+:\d{1,5}$")]
@@ -201,6 +202,7 @@ class ScopeSettings(_Section):
     lease: LeaseSettings = LeaseSettings()
     mirror: MirrorSettings = MirrorSettings()
     groups: GroupSettings = GroupSettings()
+    failover: FailoverPolicy = FailoverPolicy()
 
     @model_validator(mode="after")
     def _two_members(self) -> Self:

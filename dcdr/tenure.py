@@ -8,7 +8,9 @@ for any time. What the record says about times is for people.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
+from dcdr import lease
 from dcdr.bounds import LeaseTiming
 from dcdr.marker import Marker, Role, role_of
 from dcdr.model import LeaseRecord, Phase, StoredLease
@@ -73,9 +75,34 @@ def marker(tenure: Tenure, now: float, timing: LeaseTiming) -> Marker:
 
 
 def may_take_over(tenure: Tenure, now: float, timing: LeaseTiming) -> bool:
-    """Whether the holder's last sign of life is long enough ago, on this clock, for its brokers to have closed."""
+    """Whether the holder's last sign of life is long enough ago, on this clock, for its brokers to have closed.
+
+    Never for a side that a failover left behind: what it would open is not what users have seen last.
+    """
     record = tenure.record
-    return record is not None and not tenure.holds and now - tenure.since >= timing.wait
+    if record is None or tenure.holds or record.behind == tenure.dc:
+        return False
+    return now - tenure.since >= timing.wait
+
+
+def held_back(record: LeaseRecord, dc: str, now: datetime, cool_down: timedelta) -> str:
+    """Why `dc` takes nothing over by itself now; empty when nothing speaks against it. `now`: aware, wall clock.
+
+    Policy, not safety: a person who asks is not held back by the cool-down or a pause, only by what `dc` holds.
+    """
+    if record.behind == dc:
+        return (
+            f"{dc} was left by a failover and holds a history of its own: opening it would lose what users wrote on "
+            f"{record.holder} since. Bring {record.holder} back; or decide to lose that, with `dcdr lease bootstrap`"
+        )
+    if record.pause is not None and now < record.pause.until:
+        return f"takeovers are paused until {record.pause.until:%Y-%m-%d %H:%M:%S} UTC: {record.pause.reason or '-'}"
+    if record.acquired_at is not None and now < record.acquired_at + cool_down:
+        return (
+            f"the last takeover was at {record.acquired_at:%Y-%m-%d %H:%M:%S} UTC; the next one by itself comes "
+            f"{cool_down.total_seconds():.0f} s later at the earliest, a person may ask for it now"
+        )
+    return ""
 
 
 def renewal(record: LeaseRecord, seq: int | None = None) -> LeaseRecord:
@@ -83,10 +110,13 @@ def renewal(record: LeaseRecord, seq: int | None = None) -> LeaseRecord:
     return record.model_copy(update={"seq": record.seq + 1 if seq is None else seq})
 
 
-def takeover(record: LeaseRecord, dc: str, floor: int) -> LeaseRecord:
+def takeover(
+    record: LeaseRecord, dc: str, floor: int, at: datetime | None = None, after_s: float | None = None
+) -> LeaseRecord:
     """`dc` takes the lease of a holder that is gone: ACQUIRED, nobody writes anywhere, the mirror neither.
 
-    `floor`: the highest epoch that any other place remembers (both clusters, this agent's disk).
+    `floor`: the highest epoch that any other place remembers (both clusters, this agent's disk). `at`: wall clock;
+    `after_s`: how long ago the last sign of life was seen. Both are for people and for the bound of what is lost.
     """
     return record.model_copy(
         update={
@@ -95,12 +125,11 @@ def takeover(record: LeaseRecord, dc: str, floor: int) -> LeaseRecord:
             "epoch": max(record.epoch, floor) + 1,
             "phase": Phase.ACQUIRED,
             "turn": record.turn + 1,
-            "op_id": None,
-            "op_source": None,
-            "op_target": None,
-            "deadline": None,
             "closed": False,
             "mirrored": False,
+            "acquired_at": at,
+            "acquired_after_s": after_s,
+            **lease.NO_OPERATION,
         }
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from typing import TypeVar
 from adapters.memory.state import Cluster, Group, MirrorConnector, PartitionLog, Transaction, World
 from adapters.memory.store import WorldFile
 from dcdr import errors
+from dcdr.bounds import PRESETS, Preset
 from dcdr.errors import (
     ConflictError,
     DcdrError,
@@ -26,6 +27,7 @@ from dcdr.model import (
     CommittedOffset,
     Connector,
     ConnectorState,
+    FailoverPolicy,
     FenceRules,
     Gate,
     GroupInfo,
@@ -47,6 +49,7 @@ from dcdr.settings import GroupSettings, MirrorSettings
 
 T = TypeVar("T")
 ACTIVE_SECONDS = 60.0
+WATCH_SECONDS = 0.02
 
 
 class Port:
@@ -140,6 +143,16 @@ class MemoryLeaseStore(Port):
             return self._write(world, record)
 
         return await self._call("bootstrap", effect)
+
+    async def watch(self, scope: str, after: StoredLease | None = None) -> AsyncIterator[StoredLease | None]:
+        """A hint like the real one's; it looks every few milliseconds, and tells the latest only."""
+        seen = after if after is not None else await self.read(scope)
+        while True:
+            found = await self.read(scope)
+            if found != seen:
+                seen = found
+                yield found
+            await asyncio.sleep(WATCH_SECONDS)
 
     @staticmethod
     def _write(world: World, record: LeaseRecord) -> StoredLease:
@@ -561,6 +574,9 @@ class MemoryDirectory:
                 lagging_group_budget=int(settings["lagging_group_budget"]),
             ),
             entry_lag_limit=int(settings["entry_lag_limit"]),
+            failover=FailoverPolicy.model_validate_json(world.failover),
+            cooperative=not world.agents,
+            lease_timing=PRESETS[Preset.TEST],
             own_groups={
                 "dcdr-canary.internal": "the canary's own group",
                 **{

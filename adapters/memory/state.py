@@ -237,6 +237,8 @@ class World(_State):
     lease: str | None
     """The record as it stands in the store: JSON, possibly not ours."""
     revision: int = 1
+    failover: str = "{}"
+    """`FailoverPolicy` as JSON."""
     agents: bool = False
     """Agents keep the lease, so steps ask them by intents."""
     intent: str | None = None

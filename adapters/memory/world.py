@@ -29,6 +29,7 @@ from dcdr.model import (
     CommittedOffset,
     Connector,
     ConnectorState,
+    FailoverPolicy,
     GroupKind,
     LeaseRecord,
     LogEnds,
@@ -97,6 +98,7 @@ class MemoryWorld:
         quiet: timedelta = timedelta(milliseconds=2),
         lagging_group_budget: int = 1000,
         entry_lag_limit: int = 100,
+        failover: FailoverPolicy | None = None,
     ) -> MemoryWorld:
         """Make the standard world. `records`: per plain partition. `topics`: more topics, name -> partitions. `agents`:
         somebody runs them (the world does not), and steps ask them.
@@ -116,6 +118,7 @@ class MemoryWorld:
             },
             lease=LeaseRecord(scope=scope, holder="dc-a", epoch=1).model_dump_json() if lease else None,
             agents=agents,
+            failover=(failover or FailoverPolicy()).model_dump_json(),
             endpoint_dc="dc-a",
             endpoint_epoch=1,
             settings={

@@ -9,14 +9,17 @@ import pytest
 
 from dcdr.errors import ConflictError
 from dcdr.intent import Ask, Intent, StoredIntent
-from dcdr.model import Operation
+from dcdr.model import Operation, Pause
 from tests.contract.control_world import LeaseWorld
 
 
 def wish(world: LeaseWorld, ask: Ask = Ask.BEGIN, name: str = "op-1") -> Intent:
     operation = Operation(scope=world.scope, id=name, epoch=1, turn=4, source="dc-a", target="dc-b")
     deadline = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
-    return Intent(operation=operation, ask=ask, deadline=deadline, ledger="ab" * 32, cuts=3, requested_by="sre")
+    pause = Pause(until=deadline, maintenance=True, by="ada", reason="disks")
+    return Intent(
+        operation=operation, ask=ask, deadline=deadline, ledger="ab" * 32, cuts=3, pause=pause, requested_by="sre"
+    )
 
 
 async def test_where_none_was_written_there_is_none(lease_world: LeaseWorld) -> None:

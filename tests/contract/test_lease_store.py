@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dcdr.errors import ConflictError, MisconfiguredError
-from dcdr.model import LeaseRecord, Phase, StoredLease
+from dcdr.model import LeaseRecord, OperationKind, Pause, Phase, StoredLease
 from tests.contract.control_world import LeaseWorld
 
 
@@ -44,6 +44,11 @@ async def test_every_field_survives_the_store(lease_world: LeaseWorld) -> None:
         closed=True,
         mirrored=False,
         cuts=2,
+        op_kind=OperationKind.FAILOVER,
+        behind="dc-b",
+        acquired_at=datetime(2026, 11, 21, 11, 59, 0, 5, tzinfo=UTC),
+        acquired_after_s=14.2,
+        pause=Pause(until=datetime(2026, 11, 21, 13, tzinfo=UTC), maintenance=True, by="ada", reason="disks"),
     )
     assert full.model_fields_set == set(LeaseRecord.model_fields), "a new field belongs here, too"
     await lease_world.store.bootstrap(full)
