@@ -15,7 +15,7 @@ from adapters.kubernetes import KubernetesEndpoint
 from dcdr.errors import DcdrError, InvalidRequestError
 from dcdr.model import Timing
 from dcdr.ports import Member, Scope
-from dcdr.settings import MemberSettings, ScopeSettings, Settings
+from dcdr.settings import Fence, MemberSettings, ScopeSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -152,4 +152,5 @@ def _scope(
         source_connector=mirror.source_connector,
         checkpoint_connector=mirror.checkpoint_connector,
         heartbeat_connector=mirror.heartbeat_connector,
+        gated=scope.fence is Fence.AUTHORIZER,
     )
