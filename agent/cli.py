@@ -290,6 +290,8 @@ def _told(scope: str, stored: StoredLease | None, wish: Intent | None) -> str:
         f"  signs of life {record.seq}, operations ended {record.turn}, the mirror may "
         f"{'write to the other side' if record.mirrored else 'not write'}",
     ]
+    if record.keeper:
+        lines.append(f"  renewed by agent {record.keeper} of {record.holder}")
     if record.op_id:
         until = f", deadline {record.deadline:%H:%M:%S} UTC" if record.deadline else ""
         lines.append(f"  unfinished: {record.op_id}, {record.op_source} to {record.op_target}{until}")

@@ -128,6 +128,7 @@ class LeaseRecord(Message):
     the operations that have ended, undone ones too: an attempt of any of them is late for good. `mirrored` says whether
     the mirror may write to the data center that does not hold the lease; `cuts` how often this operation's was retaken.
     `closed` says whether the holder's users are kept out while it drains: the intent alone does not begin the outage.
+    `keeper` names the one of the holder's agents that acts, None before any has: only agents set it.
     """
 
     scope: ScopeName
@@ -144,6 +145,7 @@ class LeaseRecord(Message):
     closed: bool = False
     mirrored: bool = True
     cuts: Annotated[int, Field(ge=0)] = 0
+    keeper: str | None = None
 
     @property
     def operation(self) -> Operation | None:

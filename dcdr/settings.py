@@ -83,7 +83,7 @@ class AgentSettings(_Section):
     listen: HostPort
     status: HostPort
     state: Path
-    """A folder on a durable disk: the highest epoch seen."""
+    """A folder on a durable disk, one for each agent: the highest epoch seen, and which agent this is."""
     tls: TlsSettings | None = None
     """Without it `listen` must be a loopback address, as the brokers' authorizer demands, too."""
 

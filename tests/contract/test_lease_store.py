@@ -44,6 +44,7 @@ async def test_every_field_survives_the_store(lease_world: LeaseWorld) -> None:
         closed=True,
         mirrored=False,
         cuts=2,
+        keeper="0123456789abcdef",
     )
     assert full.model_fields_set == set(LeaseRecord.model_fields), "a new field belongs here, too"
     await lease_world.store.bootstrap(full)
