@@ -148,11 +148,11 @@ def _scope(
         ),
         entry_lag_limit=drain.entry_lag_limit,
         failover=scope.failover,
-        cooperative=scope.fence is Fence.ACL,
         lease_timing=scope.lease.timing,
         own_groups=_own_groups(scope.members),
         group_exclude=scope.groups.exclude,
         source_connector=mirror.source_connector,
         checkpoint_connector=mirror.checkpoint_connector,
         heartbeat_connector=mirror.heartbeat_connector,
+        gated=scope.fence is Fence.AUTHORIZER,
     )

@@ -29,6 +29,7 @@ from adapters.kafka.health import KafkaHealth
 from adapters.kafka.wire import Wire
 from agent.epoch import EpochFile
 from agent.finisher import Finisher
+from agent.identity import identity
 from agent.keeper import Keeper
 from agent.markers import MarkerServer
 from agent.mirror import MirrorKeeper
@@ -101,7 +102,8 @@ async def serve(job: Job) -> None:
     health = KafkaHealth(wire, kafka.health_topic, timing.attempt)
     keeper = Keeper(
         job.dc, job.scope, store, wishes, timing,
-        automatic=scope.lease.automatic, obeyed=job.obeyed, floor=lambda: epoch.highest, remember=epoch.saw,
+        identity=identity(agent.state, job.scope), automatic=scope.lease.automatic, obeyed=job.obeyed,
+        floor=lambda: epoch.highest, remember=epoch.saw,
     )  # fmt: skip
     connect = ConnectControl(job.dc, scope.members[job.dc].connect)
     async with asyncio.TaskGroup() as tasks:

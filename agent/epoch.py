@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from agent import disk
 from dcdr.errors import MisconfiguredError
 
 
@@ -31,15 +31,5 @@ class EpochFile:
         """Remember `epoch` before anything is done under it. Raises: OSError when the disk does not take it."""
         if epoch <= self.highest:
             return
-        new = self._path.with_suffix(".new")
-        with new.open("w") as file:
-            file.write(f"{epoch}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        disk.keep(self._path, f"{epoch}\n")
         self.highest = epoch

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from dcdr import intent as intents
 from dcdr import tenure
 from dcdr.bounds import LeaseTiming
 from dcdr.errors import ConflictError, DcdrError, PermanentError, SafetyError, TransientError
-from dcdr.marker import Marker, Role, role_of
+from dcdr.marker import Marker, Role
 from dcdr.model import LeaseRecord, StoredLease
 from dcdr.ports import IntentStore, LeaseStore
 from dcdr.tenure import Tenure
@@ -26,8 +27,9 @@ log = logging.getLogger("dcdr.keeper")
 
 
 class Keeper:
-    """Keeps the lease of `scope` for `dc`. One at a time acts for a data center; a second one that beats too is safe.
+    """Keeps the lease of `scope` for `dc`. Of several agents of the holder one acts, the others stand by.
 
+    `identity`: this agent's own, the same after a restart; a random one if not given.
     `automatic`: take the lease over when its holder shows no sign of life. `floor`: the highest epoch this agent's disk
     remembers; `remember`: keeps an epoch there, before anything is told under it. `obeyed`: brokers obey what is told,
     and each remembers epochs too: no takeover before one of them was heard. `clock`: seconds, monotonic; `now`: aware,
@@ -42,6 +44,7 @@ class Keeper:
         wishes: IntentStore,
         timing: LeaseTiming,
         *,
+        identity: str | None = None,
         automatic: bool = False,
         obeyed: bool = False,
         floor: Callable[[], int] = lambda: 0,
@@ -52,9 +55,8 @@ class Keeper:
         self._scope, self._store, self._wishes = scope, store, wishes
         self._timing, self._automatic, self._floor, self._remember = timing, automatic, floor, remember
         self._obeyed, self._clock, self._now = obeyed, clock, now
-        self._known = Tenure(dc)
+        self._known = Tenure(dc, identity or secrets.token_hex(8))
         self._heard: int | None = None
-        self._speaks = False
         self.beats = self.missed = 0
         """Exchanges with the store, and those that failed."""
         self._told = asyncio.Condition()
@@ -71,9 +73,20 @@ class Keeper:
 
     @property
     def speaks(self) -> bool:
-        """Whether the brokers may be told anything. Not before this process has proven something, or read that nobody
-        may write: until then they go by what its predecessor told them, which runs out by itself."""
-        return self._speaks
+        """Whether the brokers may be told anything: what is proven at this moment, or that the epoch is over.
+
+        Else they go by what they were told last, which runs out by itself: by this agent, by the process before it, or
+        by the one that acts while this one stands by. A NONE of an agent that only ran out of proof, because it was
+        frozen or cut off, would close what that one holds open."""
+        known = self._known
+        if known.record is None or known.stands_by:
+            return False
+        return tenure.marker(known, self._clock(), self._timing).valid_s > 0 or known.record.epoch < self._remembered
+
+    @property
+    def acts(self) -> bool:
+        """Whether this agent does not stand by. Of a side that does not hold the lease every agent looks."""
+        return self._known.record is not None and not self._known.stands_by
 
     def marker(self) -> Marker:
         """What the brokers may be told at this moment: under an epoch that is over, nothing."""
@@ -86,7 +99,7 @@ class Keeper:
 
         def differs() -> bool:
             current = self.marker()
-            return self._speaks and (current.epoch, current.role) != (marker.epoch, marker.role)
+            return self.speaks and (current.epoch, current.role) != (marker.epoch, marker.role)
 
         async with self._told:
             with contextlib.suppress(TimeoutError):
@@ -107,7 +120,7 @@ class Keeper:
         comes, not at the next look, so that a takeover does not wait for longer than it must."""
         if self.is_news(stored):
             self._wake.set()
-        elif stored is not None and not self._known.holds:
+        elif stored is not None and (self._known.stands_by or not self._known.holds):
             self._known = tenure.saw(self._known, stored, self._clock())
 
     def is_news(self, stored: StoredLease | None) -> bool:
@@ -136,9 +149,10 @@ class Keeper:
                 await asyncio.wait_for(self._wake.wait(), max(0.0, self._next_beat(began) - self._clock()))
 
     def _next_beat(self, began: float) -> float:
-        """A renew period after the last one, or when the other side's time is over, if that is sooner."""
-        over = self._known.since + self._timing.wait
-        soon = self._automatic and not self._known.holds and over > self._clock()
+        """A renew period after the last one, or when the time of whoever is waited for is over, if that is sooner."""
+        known = self._known
+        over = known.since + (self._timing.silence if known.stands_by else self._timing.wait)
+        soon = (known.stands_by or (self._automatic and not known.holds)) and over > self._clock()
         return min(began + self._timing.renew, over) if soon else began + self._timing.renew
 
     async def beat(self, fit: bool) -> bool:
@@ -148,13 +162,10 @@ class Keeper:
         for one that would make us the holder under an epoch that is over.
         """
         known = self._known
-        if known.stored is None or not known.holds:
+        if known.stored is None or not fit or not tenure.may_act(known, self._clock(), self._timing):
+            # Unfit, it does not renew: the lease runs out. It is looked at, to know when somebody else has it.
             await self._look(fit)
-            return self._known.holds and not known.holds
-        if not fit:
-            # Not renewed, the lease runs out; it is looked at, to know when somebody else has it.
-            await self._look(fit)
-            return False
+            return fit and tenure.may_act(self._known, self._clock(), self._timing)
         if known.stored.record.epoch < self._remembered:
             await self._look(fit)
             raise RolledBackError(self._scope, known.stored.record.epoch, self._remembered)
@@ -175,7 +186,7 @@ class Keeper:
         heard = self._heard is not None or not self._obeyed
         if self._automatic and fit and heard and tenure.may_take_over(self._known, self._clock(), self._timing):
             taken = tenure.takeover(stored.record, self._known.dc, self._remembered)
-            with contextlib.suppress(ConflictError):  # a sign of life, or the other agent of this data center
+            with contextlib.suppress(ConflictError):  # a sign of life, or another agent of this data center
                 await self._swap(stored, taken)
                 log.warning("scope %s: %s took the lease over, epoch %d", self._scope, self._known.dc, taken.epoch)
 
@@ -194,18 +205,20 @@ class Keeper:
 
     async def _swap(self, expected: StoredLease, record: LeaseRecord) -> None:
         sent = self._clock()
-        stored = await self._store.swap(expected, record)
+        stored = await self._store.swap(expected, tenure.signed(self._known, record))
         await self._learn(tenure.committed(self._known, stored, sent, self._clock()))
 
     async def _learn(self, known: Tenure) -> None:
-        learnt, before = self._clock(), self.marker()
+        learnt, before, spoke, acted = self._clock(), self.marker(), self.speaks, self.acts
         if known.record is not None:
             self._remember(known.record.epoch)
         self._known = known
-        after, spoke = self.marker(), self._speaks
-        nobody = known.record is not None and role_of(known.record, known.dc) is Role.NONE
-        self._speaks = spoke or nobody or after.valid_s > 0
-        if self._speaks and ((before.epoch, before.role) != (after.epoch, after.role) or not spoke):
+        if acted != self.acts:
+            log.info(
+                "scope %s: %s", self._scope, "acts" if self.acts else f"stands by, another agent of {known.dc} acts"
+            )
+        after = self.marker()
+        if self.speaks and ((before.epoch, before.role) != (after.epoch, after.role) or not spoke):
             async with self._told:
                 self._told.notify_all()
             # When the store's answer was there: beside the gates' own trace, this tells how long the brokers took.

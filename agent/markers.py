@@ -41,11 +41,16 @@ class MarkerServer:
         self._scope, self._dc, self._cluster = scope, dc, cluster
         self._keeper, self._timing = keeper, timing
         self._told: dict[tuple[str, str], Told] = {}
+        self._asked: dict[tuple[str, str], float] = {}
 
     @property
     def told(self) -> tuple[Told, ...]:
         """Every node that ever asked, with its last answer."""
         return tuple(self._told[key] for key in sorted(self._told))
+
+    def asking(self, since: float) -> int:
+        """How many nodes have asked since then, whether there was anything to tell them or not."""
+        return sum(at >= since for at in self._asked.values())
 
     def application(self) -> web.Application:
         """The routes, for an aiohttp runner."""
@@ -67,13 +72,16 @@ class MarkerServer:
             epoch = int(asked["epoch"])
         except ValueError:
             raise web.HTTPBadRequest(text=f"epoch is {asked['epoch']!r}, not a number") from None
+        node = asked["node"], asked["process"]
+        self._asked[node] = time.monotonic()
         self._keeper.heard_of(epoch)
         marker = self._keeper.marker()
         if not self._keeper.speaks or version(marker) == asked["version"]:
             marker = await self._keeper.until_another(marker, self._timing.refresh)
         if not self._keeper.speaks:
-            raise web.HTTPServiceUnavailable(text="nothing is proven yet: what was told before this agent began holds")
-        node = asked["node"], asked["process"]
+            # No answer at all: a NONE would close what the one that acts holds open, and a gate needs none to run out.
+            why = "nothing is proven here" if self._keeper.acts else f"another agent of {self._dc} acts"
+            raise web.HTTPServiceUnavailable(text=f"{why}: what brokers were told before holds until it runs out")
         self._told[node] = Told(*node, marker, time.monotonic())
         return web.json_response(
             {

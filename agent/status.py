@@ -50,8 +50,7 @@ class StatusServer:
         return found
 
     def _served(self) -> int:
-        oldest = time.monotonic() - STALE_FACTOR * self._refresh
-        return sum(told.at >= oldest for told in self._markers.told)
+        return self._markers.asking(time.monotonic() - STALE_FACTOR * self._refresh)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="runs\n")
@@ -65,6 +64,7 @@ class StatusServer:
         marker, known = self._keeper.marker(), self._keeper.known
         gauges: dict[tuple[str, str], float] = {
             ("dcdr_agent_holds_lease", "1 while this data center holds the lease"): known.holds,
+            ("dcdr_agent_acting", "0 while it stands by, because another agent of the holder acts"): self._keeper.acts,
             ("dcdr_agent_users_open", "1 while the brokers are told ACTIVE"): marker.role is Role.ACTIVE,
             ("dcdr_agent_mirror_open", "1 while the brokers are told STANDBY"): marker.role is Role.STANDBY,
             ("dcdr_agent_marker_valid_seconds", "how long the marker holds without news"): marker.valid_s,

@@ -45,6 +45,18 @@ class LeaseTiming(BaseModel):
         """The waiting times of `preset`."""
         return PRESETS[preset]
 
+    @property
+    def silence(self) -> float:
+        """How long an agent stands by without a sign of life of the one that acts for the same data center.
+
+        A renew period and two attempts: from one commit to the next it is a renew period and an attempt, of a living
+        agent that loses none. By R1 no less than the election gap is then left of what the other one had proven last,
+        for a renewal of its own and the brokers' next question; with the presets also where the change was seen a renew
+        period and an attempt late, because no watch showed it. None of this is about safety: where both think that it
+        is their turn, the compare-and-swap decides, and the other one stands by.
+        """
+        return self.renew + 2 * self.attempt
+
     @model_validator(mode="after")
     def _holds(self) -> Self:
         if broken := self.broken():

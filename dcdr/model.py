@@ -170,6 +170,7 @@ class LeaseRecord(Message):
     takes nothing over until a failback has set it right. `acquired_at` is when the lease was last taken over, by the
     taker's wall clock, and `acquired_after_s` how long before that it had last seen a sign of life: for people and for
     the cool-down, never for safety. `pause` keeps agents from taking over by themselves.
+    `keeper` names the one of the holder's agents that acts, None before any has: only agents set it.
     """
 
     scope: ScopeName
@@ -191,6 +192,7 @@ class LeaseRecord(Message):
     acquired_at: datetime | None = None
     acquired_after_s: float | None = None
     pause: Pause | None = None
+    keeper: str | None = None
 
     @property
     def operation(self) -> Operation | None:

@@ -3,6 +3,10 @@
 Nobody is believed longer than can be proven. The holder's proof is a committed compare-and-swap of its own; another
 agent's is a linearizable read. Both count from the moment the request was *sent*: the answer may have been on its way
 for any time. What the record says about times is for people.
+
+Of the holder's agents one acts: the record's `keeper`. The others stand by: they prove nothing and say nothing, until
+they have seen no sign of life for `LeaseTiming.silence`; then they renew in their own name. To the other side that is a
+renewal like any, and it waits anew: whichever agent proved something, the proof is over before the lease can move.
 """
 
 from __future__ import annotations
@@ -21,9 +25,11 @@ NEVER = float("-inf")
 @dataclass(frozen=True)
 class Tenure:
     """One data center's agent. `since`: when it first saw the record as it stands now; `proven`: when it sent what
-    proved that the record stands, and for the holder that it is the holder."""
+    proved that the record stands, and for the holder that it is the holder. `identity`: its own among the data center's
+    agents, and the same after a restart."""
 
     dc: str
+    identity: str = ""
     stored: StoredLease | None = None
     since: float = NEVER
     proven: float = NEVER
@@ -36,31 +42,40 @@ class Tenure:
     def holds(self) -> bool:
         return self.record is not None and self.record.holder == self.dc
 
+    @property
+    def stands_by(self) -> bool:
+        """Whether another agent of this data center is the one that acts, by the record."""
+        return self.record is not None and self.holds and self.record.keeper not in (None, self.identity)
+
 
 def saw(tenure: Tenure, stored: StoredLease, now: float) -> Tenure:
     """A read or a watch showed `stored`. An older revision than the known one is an old answer, and changes nothing.
 
-    A change of holder, epoch or of this data center's role ends at once what was proven of the record before.
+    A change of holder, epoch or of this data center's role ends at once what was proven of the record before; so does
+    another agent that acts for the holder.
     """
     known = tenure.stored
     if known is not None and stored.revision <= known.revision:
         return tenure
+    after = replace(tenure, stored=stored, since=now)
     same = known is not None and _rights(known.record, tenure.dc) == _rights(stored.record, tenure.dc)
-    return replace(tenure, stored=stored, since=now, proven=tenure.proven if same else NEVER)
+    return after if same and not after.stands_by else replace(after, proven=NEVER)
 
 
 def read(tenure: Tenure, stored: StoredLease, sent: float, now: float) -> Tenure:
-    """A linearizable read, sent at `sent`, answered `stored`. For the holder that is news, never a proof."""
+    """A linearizable read, sent at `sent`, answered `stored`. For the holder it never proves that anybody may write;
+    that nobody may, it does."""
     after = saw(tenure, stored, now)
-    if after.stored != stored or after.holds:
+    opens = after.holds and role_of(stored.record, after.dc) is not Role.NONE
+    if after.stored != stored or opens or after.stands_by:
         return after
     return replace(after, proven=max(after.proven, sent))
 
 
 def committed(tenure: Tenure, stored: StoredLease, sent: float, now: float) -> Tenure:
-    """A compare-and-swap of this agent, sent at `sent`, wrote `stored`."""
+    """A compare-and-swap of this agent, sent at `sent`, wrote `stored`; of a lease it gave away, as good as a read."""
     after = saw(tenure, stored, now)
-    if after.stored != stored or not after.holds:
+    if after.stored != stored or after.stands_by:
         return after
     return replace(after, proven=max(after.proven, sent))
 
@@ -72,6 +87,16 @@ def marker(tenure: Tenure, now: float, timing: LeaseTiming) -> Marker:
         return Marker(0, Role.NONE, 0.0)
     left = max(0.0, tenure.proven + timing.validity - now)
     return Marker(record.epoch, role_of(record, tenure.dc) if left > 0 else Role.NONE, left)
+
+
+def may_act(tenure: Tenure, now: float, timing: LeaseTiming) -> bool:
+    """Whether this agent may renew for the holder: unless another one does, and shows signs of life."""
+    return tenure.holds and (not tenure.stands_by or now - tenure.since >= timing.silence)
+
+
+def signed(tenure: Tenure, record: LeaseRecord) -> LeaseRecord:
+    """`record` as this agent writes it: in its own name, or in nobody's where another data center is to hold it."""
+    return record.model_copy(update={"keeper": tenure.identity if record.holder == tenure.dc else None})
 
 
 def may_take_over(tenure: Tenure, now: float, timing: LeaseTiming) -> bool:

@@ -56,8 +56,12 @@ def place(source: Sequence[RecordDigest], target: Sequence[RecordDigest], target
         later = {other.key for other in kept}
         if any(not gone.key or gone.key not in later for gone in source[:skipped]):
             return None
-        if skipped and len(kept) > len(source) - skipped:
-            # More than the source has: a mirror that copied twice, and then what is missing here may stand before.
+        before = target[: len(target) - len(kept)]
+        if skipped and (len(kept) > len(source) - skipped or (before and before[-1].digest in coming)):
+            # A mirror may have copied twice, and what is missing here may stand before. It goes back and then on in
+            # order: right before this record comes its predecessor, which is missing, or where it went back, one that
+            # follows: one still to read. `target` holds that one: as no more is kept than the source has, it begins
+            # before the place, or it is the whole log, which misses nothing that was copied.
             return None
         note = f"{skipped} records ahead of it were compacted away on the target" if skipped else ""
         return Placement(offsets[0], GroupVerdict.EXACT, 0, note)

@@ -1,8 +1,10 @@
 """`make test` and `make check`: set up, build, check, run the suites, and tell at the end where the time went.
 
-The servers compile in the background from the first second; what needs none of them (style, types, arrows, unit and
-workflow tests) runs meanwhile. Every phase runs even when an earlier one failed, except those that need the servers
-when these could not be built, so that one run shows everything that is wrong.
+Two lanes run side by side until the shared lab has the machine to itself. One needs no servers: style, types, arrows,
+unit, model and workflow tests, which mostly wait. The other builds the servers and then tests the authorizer and each
+adapter against them; what it prints comes phase by phase, when the phase is over. Every phase runs even when an earlier
+one failed, except those that need the servers when these could not be built, so that one run shows everything that is
+wrong.
 
 Runs on the system's python3, before there is a virtual environment. Exit codes: 0 all is well, 1 something is
 not, 2 usage.
@@ -17,6 +19,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
@@ -31,7 +34,8 @@ OPTIONS = {
     "tests/integration": ["-v", "-m", "not thorough"],
 }
 """A workflow test mostly waits (for a heartbeat that will not come), so four run side by side on two cores."""
-WITH_SERVERS = ("tests/contract", "tests/integration")
+WITH_SERVERS = "tests/contract"
+WITH_THE_LAB = "tests/integration"
 
 
 @dataclass
@@ -53,12 +57,20 @@ class Run:
     phases: list[Phase] = field(default_factory=list)
     tests: list[tuple[float, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"passed": 0, "failed": 0, "skipped": 0})
+    beside: threading.local = field(default_factory=threading.local)
+    """`beside.lane` is set in a thread whose phases are told when they are over."""
 
     def do(self, name: str, command: Sequence[str | Path], deadline_s: float, note: str = "") -> Phase:
-        """Run one command, its output passed through, and note how it went."""
-        print(f"\n=== {name}", flush=True)
+        """Run one command and note how it went; its output is passed through, in a lane beside at its end."""
         start = self.now()
-        ok = _succeeds(command, deadline_s)
+        if getattr(self.beside, "lane", False):
+            with tempfile.TemporaryFile("w+", errors="replace") as output:
+                ok = _succeeds(command, deadline_s, output)
+                output.seek(0)
+                print(f"\n=== {name} (beside)\n{output.read()}", flush=True)
+        else:
+            print(f"\n=== {name}", flush=True)
+            ok = _succeeds(command, deadline_s)
         return self.add(Phase(name, start, self.now(), ok, note))
 
     def add(self, phase: Phase) -> Phase:
@@ -112,8 +124,8 @@ class Run:
 
     def close(self) -> int:
         """Print the table, the slowest tests, and the verdict."""
-        print("\n=== where the time went (the servers are built beside the phases next to them)")
-        for phase in self.phases:
+        print("\n=== where the time went (two lanes until the lab starts)")
+        for phase in sorted(self.phases, key=lambda phase: phase.start):
             said = phase.note if phase.ok else f"FAILED  {phase.note}"
             print(f"  {phase.end - phase.start:7.1f} s  from {phase.start:6.1f}  {phase.name:<20} {said}")
         print(f"  {self.now():7.1f} s  in all")
@@ -127,12 +139,15 @@ class Run:
         return 1 if broken else 0
 
 
-def _succeeds(command: Sequence[str | Path], deadline_s: float) -> bool:
+def _succeeds(command: Sequence[str | Path], deadline_s: float, output: IO[str] | None = None) -> bool:
+    """`output`: where both streams go, instead of ours."""
+    errors = None if output is None else subprocess.STDOUT
     try:
-        return subprocess.run(command, cwd=ROOT, timeout=deadline_s, check=False).returncode == 0
+        done = subprocess.run(command, cwd=ROOT, timeout=deadline_s, check=False, stdout=output, stderr=errors)
     except subprocess.TimeoutExpired:
         print(f"no end after {deadline_s:.0f} s: {' '.join(map(str, command))}", flush=True)
         return False
+    return done.returncode == 0
 
 
 def check(run: Run) -> None:
@@ -146,29 +161,35 @@ def check(run: Run) -> None:
 
 
 def test(run: Run) -> None:
-    """Do everything, the servers' builds beside it."""
-    built: list[Phase] = []
+    """Do everything."""
+    is_set_up = threading.Event()
+    built: list[bool] = []
 
-    def build() -> None:
+    def with_servers() -> None:
+        run.beside.lane = True
         start = run.now()
-        ok = _succeeds(["make", "toolchain"], DEADLINE_S["servers"])
-        built.append(Phase("servers (beside)", start, run.now(), ok, "jars and Go builds"))
+        built.append(_succeeds(["make", "toolchain"], DEADLINE_S["servers"]))
+        run.add(Phase("servers", start, run.now(), built[0], "jars and Go builds"))
+        if built[0]:
+            run.junit()
+            is_set_up.wait()
+            run.suite(WITH_SERVERS)
 
-    servers = threading.Thread(target=build)
-    servers.start()
-    is_set_up = set_up(run)
-    if is_set_up:
+    lane = threading.Thread(target=with_servers)
+    lane.start()
+    try:
+        has_venv = set_up(run)
+    finally:
+        is_set_up.set()
+    if has_venv:
         check(run)
         run.suite("tests/models")
         run.suite("tests/workflows")
     waiting = run.now()
-    servers.join()
-    run.add(built[0])
-    run.add(Phase("waiting for servers", waiting, run.now(), True))
-    if is_set_up and built[0].ok:
-        run.junit()
-        for folder in WITH_SERVERS:
-            run.suite(folder)
+    lane.join()
+    run.add(Phase("waiting for the other lane", waiting, run.now(), True))
+    if has_venv and built[0]:
+        run.suite(WITH_THE_LAB)
 
 
 def set_up(run: Run) -> bool:

@@ -30,7 +30,7 @@ from confluent_kafka.admin import OffsetSpec
 from dcdr.bounds import LeaseTiming, Preset
 from dcdr.model import Outcome
 from lab import connect, gates, store, tls
-from lab.addresses import ARBITER
+from lab.addresses import ARBITER, Address
 from lab.processes import ProcessState
 from lab.settings import LEASE
 from lab.witness import Closing
@@ -182,21 +182,74 @@ def another_agent(scene: Scene, name: str, settings: Any) -> Iterator[subprocess
 
 
 async def agents_of_one_data_center(scene: Scene) -> Shown:
-    """A second agent with the same identity, beside the first."""
-    lab = scene.stage.lab
+    """A second agent beside the first stands by; it acts when the first is gone, before anything closes."""
+    lab, first = scene.stage.lab, f"agent-{scene.here}"
     here = Trace(scene, scene.here)
-    seen = yaml.safe_load((lab.home.config / f"agent-{scene.here}.yaml").read_text())
+    seen = yaml.safe_load((lab.home.config / f"{first}.yaml").read_text())
     own = seen["scopes"][SCOPE]["members"][scene.here]["agent"]
     host = own["listen"].rpartition(":")[0]
     own |= {name: f"{host}:{_free_port(host)}" for name in ("listen", "status")}
+    own["state"] = str(scene.stage.folder / "second-agent")
     with another_agent(scene, "second-agent", seen) as second:
-        await until("the second agent's readiness", lambda: _beats(own["status"]) > 3, 60)
+        await until("the second agent's beats", lambda: _metric(own["status"], "beats_total") > 3, 60)
+        keeper = scene.stage.lease().keeper
+        for _ in range(10):  # longer than the silence for which it would wait
+            await asyncio.sleep(TIMING.renew)
+            assert _metric(own["status"], "acting") == 0, "the second acts beside the first"
+            assert scene.stage.lease().keeper == keeper, "the second renewed beside the first"
         await scene.stage.flowing(scene.load, scene.here)
-        assert not here.ever("users", "closed"), here.changes()
-        # And when the first is gone for good, the lease is kept: its brokers would only have to ask the second.
-        beats = _beats(own["status"])
-        await until("more beats", lambda: _beats(own["status"]) > beats + 2, 60)
-    return Shown(f"a second agent of {scene.here}, pid {second.pid}, beat {beats} times", End.AS_BEFORE, scene.here)
+        await off(lab.fault.kill, first)
+        # Brokers of the lab know one address: from here the second answers there, as behind a service's name.
+        async with _forwarded(lab.plan.ports[f"{first}/marker"], own["listen"]):
+            await until("the second agent to act", lambda: _metric(own["status"], "acting") == 1, CLOSE_S)
+            assert scene.stage.lease().keeper not in (None, keeper), "it acts, and did not renew"
+            await asyncio.sleep(TIMING.validity + TIMING.renew)  # what the first had told has run out by then
+            await scene.stage.flowing(scene.load, scene.here)
+            assert not here.ever("users", "closed"), here.changes()
+    await off(lab.fault.restart, first)
+    await until("the first agent to act again", lambda: scene.stage.lease().keeper == keeper, 60)
+    await reopens(scene, here)
+    return Shown(
+        f"a second agent, pid {second.pid}, stood by; {first} killed: it acted, no gate moved",
+        End.AS_BEFORE,
+        scene.here,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _forwarded(listen: Address, to: str) -> AsyncIterator[None]:
+    """Whoever connects to `listen` is connected with `to` instead."""
+    host, _, port = to.rpartition(":")
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    servers: list[asyncio.Server] = []
+
+    async def bound() -> bool:
+        try:
+            servers.append(await asyncio.start_server(connected, listen.host, listen.port))
+        except OSError:  # a thread of the killed agent has not ended yet, and holds its socket
+            return False
+        return True
+
+    await until("the dead agent's port", bound, CLOSE_S)
+    try:
+        yield
+    finally:
+        servers[0].close()
 
 
 def _free_port(host: str) -> int:
@@ -205,13 +258,14 @@ def _free_port(host: str) -> int:
         return int(one.getsockname()[1])
 
 
-def _beats(status: str) -> int:
+def _metric(status: str, name: str) -> float:
+    """What the agent says of itself there; -1 while it says nothing."""
     try:
         text = httpx.get(f"http://{status}/metrics", timeout=2).text
     except httpx.HTTPError:
-        return 0
-    found = [line for line in text.splitlines() if line.startswith("dcdr_agent_beats_total{")]
-    return int(float(found[0].rpartition(" ")[2])) if found else 0
+        return -1
+    found = [line for line in text.splitlines() if line.startswith(f"dcdr_agent_{name}{{")]
+    return float(found[0].rpartition(" ")[2]) if found else -1
 
 
 async def agent_of_the_wrong_side(scene: Scene) -> Shown:

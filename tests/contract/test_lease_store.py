@@ -49,6 +49,7 @@ async def test_every_field_survives_the_store(lease_world: LeaseWorld) -> None:
         acquired_at=datetime(2026, 11, 21, 11, 59, 0, 5, tzinfo=UTC),
         acquired_after_s=14.2,
         pause=Pause(until=datetime(2026, 11, 21, 13, tzinfo=UTC), maintenance=True, by="ada", reason="disks"),
+        keeper="0123456789abcdef",
     )
     assert full.model_fields_set == set(LeaseRecord.model_fields), "a new field belongs here, too"
     await lease_world.store.bootstrap(full)

@@ -1,5 +1,11 @@
 """Lease and fence: two agents, a store, brokers that may be paused between permission and append; every delay and loss.
 
+The agents of one data center are one here, for two of them have more states than can be searched (340,000 with a
+validity of a single tick). Nothing of the argument changes with their number: what an agent that acts does to the
+record is a renewal, by compare-and-swap; every marker that opens goes back to such a commit, whose-ever, and holds V
+from its send; and the other side's wait begins anew when it sees that commit or a later one. Standing by only takes
+steps away.
+
 One tick is one unit of every clock. The decisions are the agents' own (`dcdr.tenure`); the world around them is here.
 """
 

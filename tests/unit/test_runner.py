@@ -1,6 +1,7 @@
 """The runner behind `make test`: whatever goes wrong in any phase, the run as a whole fails and says where."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,18 @@ def test_a_phase_that_fails_or_hangs_fails_the_run(tree: Path) -> None:
         run = runner.Run()
         run.do("phase", command, limit_s)
         assert run.close() == 1
+
+
+def test_a_phase_in_a_lane_beside_is_told_whole_when_it_is_over(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = runner.Run()
+
+    def beside() -> None:
+        run.beside.lane = True
+        run.do("good", [sys.executable, "-c", "print('said this')"], 20)
+        run.do("bad", ["false"], 5)
+
+    lane = threading.Thread(target=beside)
+    lane.start()
+    lane.join()
+    assert run.close() == 1
+    assert "=== good (beside)\nsaid this" in capfd.readouterr().out

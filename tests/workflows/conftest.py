@@ -7,12 +7,18 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client
 
-from tests.workflows.harness import Case, server
+from tests.workflows.harness import Case, Forks, server
 
 
 @pytest_asyncio.fixture(scope="session")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     async with server(tmp_path_factory.mktemp("temporal")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session")
+async def forks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Forks]:
+    async with Forks.running(tmp_path_factory.mktemp("forks")) as running:
         yield running
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -174,32 +176,81 @@ class Case:
         """Start a switchover of this world."""
         return await start(self.client, self.request(target, **more), task_queue=self.queue)
 
-    async def spawn(self, failpoint: str = "") -> asyncio.subprocess.Process:
+    async def spawn(self, forks: Forks, failpoint: str = "") -> Forked:
         """A worker in its own process, ready to poll; `failpoint` arms it to die."""
         environment = {**os.environ, "DCDR_FAILPOINT": failpoint, "DCDR_FAILPOINT_DIR": str(self.marks)}
         config = self.client.service_client.config
-        with self.path.with_suffix(".log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.workflows.worker_process"),
-                *("--address", config.target_host, "--namespace", self.client.namespace),
-                *("--queue", self.queue, "--world", str(self.path)),
-                cwd=ROOT,
-                env=environment,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-            )
-        assert process.stdout is not None
+        argv = ["--address", config.target_host, "--namespace", self.client.namespace]
+        argv += ["--queue", self.queue, "--world", str(self.path)]
+        log = self.path.with_suffix(".log")
+        process = await forks.fork(argv, environment, log)
         try:
-            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-            assert line.strip() == b"ready", self.path.with_suffix(".log").read_text()
+            line = await asyncio.wait_for(process.said(), START_SECONDS)
+            assert line == "ready", (line, log.read_text())
         except BaseException:
-            await end(process)
+            await process.end()
             raise
         return process
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
-    """Kill and reap a worker process that may be dead already."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
+class Forked:
+    """A worker process of the fork server."""
+
+    def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.pid, self._reader, self._writer = pid, reader, writer
+        self._ended: int | None = None
+
+    async def said(self) -> str:
+        """Its next line."""
+        return (await self._reader.readline()).decode().strip()
+
+    async def wait(self) -> int:
+        """Its exit code; negative: the signal that ended it."""
+        while self._ended is None:
+            word, _, number = (await self.said()).partition(" ")
+            if word == "exit":
+                self._ended = int(number)
+            assert word, "the fork server is gone"
+        self._writer.close()
+        return self._ended
+
+    async def end(self) -> None:
+        """Kill it, dead or alive, and wait."""
+        if self._ended is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            await self.wait()
+
+
+class Forks:
+    """The fork server of a session of tests."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, folder: Path) -> AsyncIterator[Forks]:
+        path = folder / "forks"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.workflows.forkserver", str(path)),
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+            assert line.strip() == b"ready", line
+            yield cls(path)
+        finally:
+            process.stdin.close()
+            await process.wait()
+
+    async def fork(self, argv: list[str], environment: dict[str, str], log: Path) -> Forked:
+        reader, writer = await asyncio.open_unix_connection(str(self._path))
+        writer.write(json.dumps({"argv": argv, "env": environment, "log": str(log)}).encode() + b"\n")
+        word, _, number = (await reader.readline()).decode().strip().partition(" ")
+        assert word == "pid", word
+        return Forked(int(number), reader, writer)

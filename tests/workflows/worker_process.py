@@ -24,11 +24,15 @@ async def serve(address: str, namespace: str, queue: str, world: Path) -> None:
         await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     for name in ("--address", "--namespace", "--queue"):
         parser.add_argument(name, required=True)
     parser.add_argument("--world", type=Path, required=True)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     configure("text")
     asyncio.run(serve(given.address, given.namespace, given.queue, given.world))
+
+
+if __name__ == "__main__":
+    main()

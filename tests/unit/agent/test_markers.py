@@ -81,9 +81,28 @@ async def test_a_question_is_held_for_the_refresh_period_at_most(tmp_path: Path)
         assert (found["role"], found["valid_ms"]) == ("ACTIVE", 3765), "rounded down"
 
 
-async def test_a_marker_that_has_run_out_is_told_as_none(served: Served) -> None:
-    served.pair.time = 5.0
-    assert (await served.ask())["role"] == "NONE"
+async def test_a_marker_that_has_run_out_is_not_told(tmp_path: Path) -> None:
+    """The gates run out by themselves; a NONE would close what another agent of this side holds open."""
+    async for served in serve(tmp_path / "brief", TIMING.model_copy(update={"refresh": 0.05})):
+        served.pair.time = 5.0
+        assert (await served.http.get("/v1/marker", params=ASKED)).status_code == 503
+
+
+async def test_an_agent_that_stands_by_does_not_answer_until_it_acts(tmp_path: Path) -> None:
+    async for served in serve(tmp_path / "two", TIMING.model_copy(update={"refresh": 0.05})):
+        second = served.pair.keeper("dc-a", "second")
+        served.server._keeper = second
+        await served.pair.beat(second)
+        answer = await served.http.get("/v1/marker", params=ASKED)
+        assert (answer.status_code, served.server.told) == (503, ())
+        assert "another agent of dc-a acts" in answer.text
+        served.pair.time = TIMING.silence
+        await served.pair.beat(second)
+        assert (await served.ask())["role"] == "ACTIVE"
+        await served.pair.beat(served.pair.a)
+        served.server._keeper = served.pair.a
+        answer = await served.http.get("/v1/marker", params={**ASKED, "version": "1-ACTIVE"})
+        assert answer.status_code == 503, "it had spoken before"
 
 
 async def test_another_cluster_is_told_where_it_belongs(served: Served) -> None:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.markers import MarkerServer, Told
+from agent.markers import MarkerServer
 from agent.status import StatusServer
 from tests.unit.agent.test_keeper import TIMING, Pair
 
@@ -57,8 +57,8 @@ async def test_the_metrics_of_a_holder_say_what_its_brokers_are_told(shown: Show
     shown.status.fitness = shown.status.fitness.looked(0.0, ())
     shown.pair.time = 1.5
     assert await shown.metrics() == {
-        "holds_lease": 1, "users_open": 1, "mirror_open": 0, "marker_valid_seconds": 3.5, "epoch": 1, "fit": 1,
-        "nodes_served": 0, "beats_total": 0, "beats_missed_total": 0,
+        "holds_lease": 1, "acting": 1, "users_open": 1, "mirror_open": 0, "marker_valid_seconds": 3.5, "epoch": 1,
+        "fit": 1, "nodes_served": 0, "beats_total": 0, "beats_missed_total": 0,
     }  # fmt: skip
 
 
@@ -86,7 +86,15 @@ async def test_it_is_ready_when_it_has_read_the_lease_kafka_is_well_and_a_broker
     await shown.pair.beat()
     shown.status.fitness = shown.status.fitness.looked(0.0, ())
     assert await shown.ready() == (503, "no broker has asked for its marker lately\n")
-    marker = shown.pair.a.marker()
-    shown.markers._told["1", "broker"] = Told("1", "broker", marker, time.monotonic())
+    shown.markers._asked["1", "broker"] = time.monotonic()
     assert await shown.ready() == (200, "ready\n")
     assert (await shown.http.get("/healthz")).status_code == 200
+
+
+async def test_one_that_stands_by_shows_it_and_is_ready_all_the_same(shown: Shown) -> None:
+    await shown.pair.beat(shown.pair.keeper("dc-a", "second"), shown.pair.a)
+    found = await shown.metrics()
+    assert (found["acting"], found["holds_lease"], found["users_open"]) == (0, 1, 0)
+    shown.status.fitness = shown.status.fitness.looked(0.0, ())
+    shown.markers._asked["1", "broker"] = time.monotonic()
+    assert await shown.ready() == (200, "ready\n")

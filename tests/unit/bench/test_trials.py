@@ -105,7 +105,7 @@ class Agent:
     async def start(self) -> None:
         scope = self._world.directory().scope("lab")
         assert scope.intents is not None
-        self.keeper = Keeper(self.dc, "lab", scope.lease, scope.intents, TIMING, automatic=True)
+        self.keeper = Keeper(self.dc, "lab", scope.lease, scope.intents, TIMING, identity=self.dc, automatic=True)
         markers = MarkerServer("lab", self.dc, "id", self.keeper, TIMING)
         status = StatusServer("lab", self.dc, self.keeper, markers, TIMING.refresh, obeyed=False)
         self._runner = web.AppRunner(status.application())

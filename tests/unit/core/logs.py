@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations_with_replacement, product
 
 from hypothesis import strategies as st
 
@@ -102,7 +103,7 @@ def copies(draw: st.DrawFn, *, compacted: bool = False, replayed: bool = False) 
     """One log on two sides, with markers at other places.
 
     `compacted`: each side cleaned to its own extent. `replayed`: a mirror without exactly-once went back once and
-    copied a run of records again.
+    copied a run of records again; the target may have been cleaned after that.
     """
     content = st.tuples(st.sampled_from("abc"), st.integers(0, 1))
     records = tuple(Record(key, value) for key, value in draw(st.lists(content, max_size=12)))
@@ -123,5 +124,48 @@ def copies(draw: st.DrawFn, *, compacted: bool = False, replayed: bool = False) 
     if replayed and there:
         failed = draw(st.integers(1, len(there)))
         there = there[:failed] + there[draw(st.integers(0, failed)) :]
+        if compacted:
+            kept = cleaned([records[number] for number in there], draw(st.integers(0, len(there))))
+            there = [there[at] for at in kept]
     target, end = placed(there)
     return Copies(records, source, target, end)
+
+
+def every_log(length: int, *, distinct: bool) -> Iterator[tuple[Record, ...]]:
+    """Every log of so many records over three keys, up to their names. `distinct`: no two with the same content."""
+
+    def longer(log: tuple[Record, ...]) -> Iterator[tuple[Record, ...]]:
+        if len(log) == length:
+            yield log
+            return
+        keys = len({record.key for record in log})
+        for key in "abc"[: keys + 1]:
+            values = {record.value for record in log if record.key == key}
+            for value in [len(log)] if distinct else range(min(len(values) + 1, 2)):
+                yield from longer((*log, Record(key, value)))
+
+    return longer(())
+
+
+def every_copy(length: int, returns: int, *, compacted: bool = False, distinct: bool = False) -> Iterator[Copies]:
+    """Every log of so many records, and all that a mirror which went back up to `returns` times makes of it.
+
+    `compacted`: the source is cleaned between the mirror's runs and after the last one, and the target at any time.
+    """
+    extents = range(length + 1) if compacted else (0,)
+    for records in every_log(length, distinct=distinct):
+        views = [cleaned(records, extent) for extent in extents]
+        sides = set()
+        for stages in combinations_with_replacement(views, returns + 2):
+            seen, last = stages[:-1], stages[-1]
+            for failed, again in product(product(range(length + 1), repeat=returns), repeat=2):
+                runs = list(zip((0, *again), (*failed, length), seen, strict=True))
+                if any(back > reached for reached, back in zip(failed, again, strict=True)):
+                    continue
+                there = [number for first, end, view in runs for number in view if first <= number < end]
+                for extent in range(len(there) + 1) if compacted else (0,):
+                    left = cleaned([records[number] for number in there], extent)
+                    sides.add((tuple(last), tuple(there[at] for at in left)))
+        for source, target in sorted(sides):
+            side = tuple((number, at) for at, number in enumerate(target))
+            yield Copies(records, tuple((number, number) for number in source), side, len(side))

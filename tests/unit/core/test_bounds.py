@@ -96,3 +96,11 @@ def test_every_number_on_the_page_of_bounds_is_what_its_formula_gives() -> None:
     for what, formula, *cells, _measured, _by in bounds:
         promised = [eval(formula.strip("`"), {}, numbers(PRESETS[preset])) for preset in Preset]
         assert [float(cell) for cell in cells] == pytest.approx(promised, abs=1e-9), what
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+def test_the_silence_leaves_time_for_the_second_agent_to_speak_before_anything_runs_out(preset: Preset) -> None:
+    t = PRESETS[preset]
+    assert t.validity - t.silence >= t.election
+    seen_late, own_renewal = t.renew + t.attempt, t.attempt
+    assert seen_late + t.silence + own_renewal < t.validity

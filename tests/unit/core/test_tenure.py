@@ -96,3 +96,28 @@ def test_a_takeover_opens_nothing_and_ends_every_operation() -> None:
     for dc in ("dc-a", "dc-b"):
         known = tenure.committed(tenure.read(Tenure(dc), StoredLease(taken, 2), 0, 0), StoredLease(taken, 2), 0, 0)
         assert role(known, 0) is Role.NONE
+
+
+def test_who_reads_that_another_agent_acts_proves_nothing_by_it_until_the_silence_is_over() -> None:
+    second = tenure.read(Tenure("dc-a", "second"), at(1, keeper="first", closed=True, phase=Phase.DRAINING), 0, 0)
+    assert second.stands_by
+    assert tenure.marker(second, 0, TIMING).valid_s == 0, "not even that nobody may write"
+    assert not tenure.may_act(second, TIMING.silence - 0.1, TIMING)
+    assert tenure.may_act(second, TIMING.silence, TIMING)
+
+
+def test_a_holder_that_reads_that_nobody_may_write_may_say_so() -> None:
+    holder = tenure.read(Tenure("dc-a", "first"), at(1, keeper="first", closed=True, phase=Phase.DRAINING), 0, 0)
+    assert tenure.marker(holder, 1, TIMING) == Marker(1, Role.NONE, 4.0)
+
+
+def test_another_agent_of_the_holder_is_nothing_to_the_other_side() -> None:
+    other = tenure.read(Tenure("dc-b", "first"), at(1, keeper="first"), sent=0, now=0)
+    assert not other.stands_by
+    assert role(tenure.saw(other, at(2, keeper="second"), now=1), 4.9) is Role.STANDBY
+
+
+def test_a_record_is_written_in_the_agents_name_and_in_nobodys_for_another_side() -> None:
+    me = Tenure("dc-a", "second")
+    assert tenure.signed(me, A).keeper == "second"
+    assert tenure.signed(me, A.model_copy(update={"holder": "dc-b", "keeper": "second"})).keeper is None

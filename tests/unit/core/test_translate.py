@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dcdr import translate
 from dcdr.model import CutRow, GroupVerdict, RecordDigest, Span
-from tests.unit.core.logs import Copies, Record, copies
+from tests.unit.core.logs import Copies, Record, copies, every_copy
 
 
 def place(log: Copies, position: int, more: int) -> translate.Placement | None:
@@ -60,22 +60,84 @@ def test_of_a_compacted_log_the_last_value_of_every_key_is_read(log: Copies, pos
     assert set(last.values()) <= set(resumed(log, found.offset))
 
 
-@example(
-    Copies(
-        (Record("a", 0), Record("a", 1), Record("b", 0)), ((0, 0), (1, 1), (2, 2)),
-        ((0, 0), (1, 1), (2, 2), (2, 3)), 4,
-    ),
-    0,
-    0,
+def unreplaced(log: Copies, position: int, offset: int) -> Counter[bytes]:
+    """What a group at `position` had still to read, and does not from `offset` on, nor a later record of its key.
+
+    By content: of records that are the same in key, value, headers and time nobody can say which one is which.
+    """
+    again = resumed(log, offset)
+    missed = Counter(log.records[number].digest for number in unread(log, position))
+    missed -= Counter(log.records[number].digest for number in again)
+    last = {log.records[number].key: number for number in sorted(again)}
+    for number in unread(log, position) - set(again):
+        if number < last.get(log.records[number].key, -1):
+            missed[log.records[number].digest] -= 1
+    return +missed
+
+
+def skipped(log: Copies, position: int, offset: int) -> Counter[bytes]:
+    """The same where nothing was compacted: a later record of the key makes up for none."""
+    missed = Counter(log.records[number].digest for number in unread(log, position))
+    return missed - Counter(log.records[number].digest for number in resumed(log, offset))
+
+
+COPIED_TWICE = Copies(
+    (Record("a", 0), Record("a", 1), Record("b", 0)), ((0, 0), (1, 1), (2, 2)),
+    ((0, 0), (1, 1), (2, 2), (2, 3)), 4,
 )  # fmt: skip
+MISSING_BEFORE = Copies(
+    (Record("a", 0), Record("b", 0), Record("a", 1)), ((0, 0), (1, 1), (2, 2)),
+    ((0, 0), (1, 1), (2, 2), (1, 3), (2, 4)), 5,
+)  # fmt: skip
+"""The target's last three records are `a1 b0 a1`: `a0` stands before them, and could pass for compacted away."""
+
+
+@example(COPIED_TWICE, 0, 0)
+@example(MISSING_BEFORE, 0, 0)
 @given(copies(replayed=True), st.integers(0, 12), st.integers(0, 20))
 def test_a_mirror_that_copied_twice_makes_no_group_skip(log: Copies, position: int, more: int) -> None:
-    """By content: of records that are the same in key, value, headers and time nobody can say which one is which."""
     found = place(log, position, more)
-    if found is None:
-        return
-    read = Counter(log.records[number].digest for number in resumed(log, found.offset))
-    assert Counter(log.records[number].digest for number in unread(log, position)) <= read
+    assert found is None or not skipped(log, position, found.offset)
+
+
+@given(copies(compacted=True, replayed=True), st.integers(0, 12), st.integers(0, 20))
+def test_of_a_compacted_log_copied_twice_a_group_misses_only_what_is_replaced(
+    log: Copies, position: int, more: int
+) -> None:
+    found = place(log, position, more)
+    assert found is None or not unreplaced(log, position, found.offset)
+
+
+def test_what_may_stand_before_the_second_copy_is_not_taken_for_compacted_away() -> None:
+    assert place(MISSING_BEFORE, 0, 0) is None
+    seen = place(MISSING_BEFORE, 0, 2)
+    assert seen is not None
+    assert (seen.offset, seen.note) == (0, "")
+
+
+@pytest.mark.parametrize(("length", "returns", "compacted"), [(3, 2, False), (4, 1, False), (4, 1, True)])
+def test_no_mirror_that_went_back_makes_a_group_skip_in_any_small_log(
+    length: int, returns: int, *, compacted: bool
+) -> None:
+    missed = unreplaced if compacted else skipped
+    for log in every_copy(length, returns, compacted=compacted):
+        for position in range(length):
+            for more in range(max(1, len(log.target) - len(log.ahead(position)) + 1)):
+                found = place(log, position, more)
+                assert found is None or not missed(log, position, found.offset), (log, position, more)
+
+
+@pytest.mark.parametrize("length", range(1, 6))
+def test_where_no_two_records_are_the_same_every_group_of_a_small_compacted_log_is_placed_exactly(length: int) -> None:
+    """Cleaned further on the target, however little of it is read; on the source, where enough is read to find it."""
+    for log in every_copy(length, 0, compacted=True, distinct=True):
+        for position in range(length):
+            for more in range(0 if len(log.target) <= len(log.source) else length, length + 1):
+                found = place(log, position, more)
+                assert found is not None, (log, position, more)
+                assert found.verdict is GroupVerdict.EXACT
+                assert all(number >= position for number in resumed(log, found.offset))
+                assert not unreplaced(log, position, found.offset)
 
 
 @given(copies(), st.integers(0, 12), st.integers(0, 20), st.data())
