@@ -209,7 +209,7 @@ class TwoOperations(RuleBasedStateMachine):
             assert key in self.won, "finished without having moved or reopened"
             self.cleared.add(key)
         if attempt.name in ("take over", "hand back"):
-            self.cleared |= {before.op_id} - {None}
+            self.cleared |= {before.op_id} if before.op_id else set()
             self.operations += [self._planned()]
 
     @invariant()
