@@ -32,7 +32,7 @@ class Failing:
     def __init__(
         self, path: Path, *, after: timedelta | None = timedelta(seconds=30), cooperative: bool = False, **world: Any
     ) -> None:
-        self.world = MemoryWorld.create(path, open_transaction=False, agents=True, **world)
+        self.world = MemoryWorld.create(path, open_transaction=False, agents=True, gated=not cooperative, **world)
         self.directory, self.file = memory_directory(path), WorldFile(path)
         self.time, self.opened, self.cooperative = 0.0, 0, cooperative
         self.keeper = Keeper(
@@ -76,7 +76,7 @@ class Failing:
     async def lost(self) -> None:
         """dc-a is cut off for good, and dc-b's agent has taken the lease."""
         self.world.cut_off("dc-a")
-        self.world.set_rules("dc-a", users_denied=True)  # its brokers close by themselves
+        self.world.set_rules("dc-a", users_denied=True)  # it is dead, or has closed by itself
         self.time += 7.0
         self.world.set_lease(tenure.takeover(self.record, "dc-b", 1, self.now(), 7.0).model_dump_json())
         await self.beat()

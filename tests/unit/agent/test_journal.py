@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,10 +133,10 @@ async def test_only_a_standby_keeps_one(build: Callable[..., Failing]) -> None:
     )
     await failing.beat()
     await failing.journal.look()
-    assert (failing.journal.last, failing.journal.lag()) == (None, None)
+    assert failing.journal.lag() is None
 
 
-@pytest.mark.parametrize("body", [b"nonsense", loss.zlib.compress(b"{}")])
+@pytest.mark.parametrize("body", [b"nonsense", zlib.compress(b"{}")])
 async def test_a_journal_that_cannot_be_read_counts_as_none_and_is_written_anew(
     build: Callable[..., Failing], body: bytes
 ) -> None:
@@ -165,6 +166,7 @@ async def test_the_agent_shows_how_far_the_mirror_is_behind(build: Callable[...,
         "dcdr_mirror_lag_seconds": 5,
         "dcdr_journal_written_timestamp_seconds": failing.now().timestamp() - 5,
     }
+    failing.world.mirror_rate(0)
     failing.world.stored_offset("dc-b", "mm2-source.dc-a-to-dc-b", TopicPartition("orders", 0), 0)
     await failing.looks(1)
     assert "dcdr_mirror_lag_seconds" not in shown(), "set back, nobody knows since when"

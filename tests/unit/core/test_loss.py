@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -241,9 +242,7 @@ def test_the_journal_reads_back_as_it_was_written() -> None:
     assert loss.unpack(loss.pack(seen)) == seen
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{}", b"x" * 50, loss.zlib.compress(b"[1]"), loss.zlib.compress(b'{"ends":{}}')]
-)
+@pytest.mark.parametrize("body", [b"", b"{}", b"x" * 50, zlib.compress(b"[1]"), zlib.compress(b'{"ends":{}}')])
 def test_what_is_no_journal_is_refused(body: bytes) -> None:
     with pytest.raises(MisconfiguredError, match="journal cannot be read"):
         loss.unpack(body)
