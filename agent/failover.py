@@ -21,7 +21,7 @@ from dcdr.book import LedgerBook
 from dcdr.errors import DcdrError, MisconfiguredError, NotYetError
 from dcdr.intent import GRACE, Ask, Intent
 from dcdr.lease import Standing
-from dcdr.model import Gate, LeaseRecord, Operation, OperationKind, Phase
+from dcdr.model import LeaseRecord, Operation, OperationKind, Phase
 from dcdr.ports import Scope
 
 log = logging.getLogger("dcdr.failover")
@@ -83,10 +83,7 @@ class LoneFailover:
                     self._over = operation
                     log.error("%s: failover %s holds: %s", self._dc, operation.id, self.held)
                     return
-            users = scope.member(self._dc).fence.users_gates
-            await scope.member(self._dc).fence.open_users()
-            await settle.until_gates(users, Gate.OPEN, f"users of {self._dc}", fork.CONFIRM_SECONDS)
-            await finish(scope, operation, self._dc)
+            await self._let_in(scope, operation)
         self._over = operation
         log.warning("%s: failover %s is open, without a workflow", self._dc, operation.id)
 
@@ -144,6 +141,18 @@ class LoneFailover:
             Intent(operation=operation, ask=Ask.OPEN_UP, ledger=entry.digest, requested_by=f"agent of {self._dc}"),
         )
         return ""
+
+    async def _let_in(self, scope: Scope, operation: Operation) -> None:
+        """Users, the endpoint, consumers; the brokers have just been told, so they are given some seconds."""
+        give_up, wait = time.monotonic() + fork.CONFIRM_SECONDS, settle.FIRST_WAIT
+        while True:
+            try:
+                return await finish(scope, operation, self._dc)
+            except NotYetError:
+                if time.monotonic() >= give_up:
+                    raise
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, settle.LONGEST_WAIT)
 
     async def _ask(self, scope: Scope, wish: Intent) -> None:
         """Have our own keeper obey `wish`. A wish of somebody else that it has yet to obey goes first.

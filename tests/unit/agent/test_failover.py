@@ -160,3 +160,10 @@ async def test_it_finishes_what_a_workflow_opened_and_left(build: Callable[..., 
     await failing.beat()
     await failing.alone_looks()
     assert failing.open == DONE
+
+
+async def test_brokers_that_have_not_heard_yet_are_waited_for(build: Callable[..., Failing]) -> None:
+    failing = await lost(build())
+    failing.world.lag_broker("dc-b", 2, 3)
+    await failing.alone_looks()
+    assert failing.open == DONE
