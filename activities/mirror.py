@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 from temporalio import activity
 
-from activities.cut import transactional_ids
 from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, connector_of, settle_groups, until_gates
 from dcdr import drain, lease
 from dcdr.book import LedgerBook
@@ -18,6 +17,7 @@ from dcdr.lease import Standing
 from dcdr.model import Connector, ConnectorState, Gate, LeaseRecord, StepInput, StepResult, TopicPartition
 from dcdr.plan import mirror_of
 from dcdr.ports import Directory, Member
+from dcdr.settle import transactional_ids
 
 CONNECTOR_SECONDS = 60.0
 """A stop may last its graceful time-out (30 s by our settings) plus a rebalance."""

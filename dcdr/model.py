@@ -496,9 +496,12 @@ class Watermarks(Message):
     """One look at both sides of a running mirror, kept on the standby: what is known when the active side is dark.
 
     `ends`: the source's log ends (LEO), of every topic that is to be mirrored. `mirrored`: M, the source offset of the
-    last record copied, as Connect stores it. `since`: everything accepted before that moment had been copied at
-    `taken_at`; None while that was never seen. `peak_per_s`: the most offsets a second that the source grew by between
-    two looks, over the last minutes. `topic_ids`: the source's.
+    last record copied, as Connect stores it. `unread`: where the first record beyond M may stand if that is not M + 1
+    (or 0 without an M): what lies before was looked at and holds none (markers, aborted or deleted records). `since`:
+    everything accepted before that moment had been copied at `taken_at`; None while that was never seen. `peak_per_s`:
+    the most offsets a second that the source grew by between two looks, over the last minutes; None before there were
+    two. `every_s`: the longest time between two looks that lay in a row. `topic_ids`: the source's. `tasks`,
+    `exactly_once`: of the mirror's source connector, for when its Connect is not to be asked; 0 where it never was.
     """
 
     scope: ScopeName
@@ -509,13 +512,17 @@ class Watermarks(Message):
     topic_ids: dict[str, str]
     ends: dict[str, dict[int, int]]
     mirrored: dict[str, dict[int, int]]
+    unread: dict[str, dict[int, int]] = {}
     since: datetime | None = None
-    peak_per_s: float = 0.0
+    peak_per_s: float | None = None
     every_s: float
+    tasks: int = 0
+    exactly_once: bool = False
 
 
 class ForkRow(Message):
-    """One partition where the histories of both sides part. `target_end`: LSO = HW = LEO there, before it opened.
+    """One partition where the histories of both sides part. `target_end`: LSO = HW = LEO there, before it opened;
+    `target_topic_id` is empty where the target does not have it at all: then everything the source holds is its tail.
     `mirrored` (M): offset on the source of the last record the target holds; None where it never copied one."""
 
     topic: str
