@@ -171,9 +171,10 @@ class LeaseRecord(Message):
     the mirror may write to the data center that does not hold the lease; `cuts` how often this operation's was retaken.
     `closed` says whether the holder's users are kept out while it drains: the intent alone does not begin the outage.
     `behind` names the data center that a failover left: what it holds is not what the holder's users have seen, and it
-    takes nothing over until a failback has set it right. `acquired_at` is when the lease was last taken over, by the
-    taker's wall clock, and `acquired_after_s` how long before that it had last seen a sign of life: for people and for
-    the cool-down, never for safety. `pause` keeps agents from taking over by themselves.
+    takes nothing over until a failback has set it right. `last_open` is set by a takeover: the data center whose users
+    wrote last, whoever took the lease since; it is handed back to that one alone. `acquired_at` is when the lease was
+    last taken over, by the taker's wall clock, and `acquired_after_s` how long before that it had last seen a sign of
+    life: for people and for the cool-down, never for safety. `pause` keeps agents from taking over by themselves.
     """
 
     scope: ScopeName
@@ -192,6 +193,7 @@ class LeaseRecord(Message):
     mirrored: bool = True
     cuts: Annotated[int, Field(ge=0)] = 0
     behind: DataCenterName | None = None
+    last_open: DataCenterName | None = None
     acquired_at: datetime | None = None
     acquired_after_s: float | None = None
     pause: Pause | None = None
