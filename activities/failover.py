@@ -211,7 +211,9 @@ class FailoverActivities(Steps):
             raise InvalidRequestError("failover.open_up needs the entry that says where both sides part")
         scope = self._directory.scope(step.operation.scope)
         record = await ask(scope, Intent(operation=step.operation, ask=Ask.OPEN_UP, ledger=step.entry.digest))
-        return StepResult(**watch.so_far(), note=f"{record.holder} is open, epoch {record.epoch}; {record.behind} is behind")
+        return StepResult(
+            **watch.so_far(), note=f"{record.holder} is open, epoch {record.epoch}; {record.behind} is behind"
+        )
 
     @activity.defn(name="failover.groups")
     async def groups(self, step: StepInput) -> GroupsResult:

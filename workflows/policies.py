@@ -69,10 +69,10 @@ ASKING = workflow.ActivityConfig(
 STANDING = workflow.ActivityConfig(
     start_to_close_timeout=timedelta(seconds=15),
     heartbeat_timeout=HEARTBEAT,
-    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=2), backoff_coefficient=1.0),
     cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
 )
-"""One look a second for as long as a failover holds: retries leave nothing in the history."""
+"""One look every 2 s for as long as a failover holds: retries leave nothing in the history."""
 
 
 def drain(timing: Timing) -> workflow.ActivityConfig:
