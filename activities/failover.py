@@ -262,17 +262,19 @@ class FailoverActivities(Steps):
 
     @activity.defn(name="failover.restore")
     async def restore(self, step: StepInput) -> StepResult:
-        """The lease was handed back before the target opened: the source is active, the mirror towards us runs again."""
+        """The lease was handed back before the target opened: the source is active, and the mirror runs again."""
         watch = Stopwatch()
         scope = self._directory.scope(step.operation.scope)
         record = (await read_lease(scope)).record
-        if record.holder != step.operation.source:
+        if not lease.users_may_write(record, step.operation.source):
             return StepResult(**watch.so_far(), note=f"nothing to bring back: {_says(record)}")
         await _give_back(scope, step.operation, record)
         after = (await read_lease(scope)).record
         if (after.holder, after.epoch, after.phase) != (record.holder, record.epoch, record.phase):
             raise ConflictError(f"the lease moved on meanwhile: {_says(after)}; looking again")
-        return StepResult(**watch.so_far(), note=f"the mirror towards {step.operation.target} runs again")
+        return StepResult(
+            **watch.so_far(), note=f"it was handed back, and the mirror towards {step.operation.target} runs again"
+        )
 
 
 def _says(record: LeaseRecord) -> str:
@@ -328,7 +330,7 @@ async def _until_taken(scope: Scope, operation: Operation) -> LeaseRecord:
         _as_asked(record, operation)
         if record.seq > first.seq:
             raise PlanRefusedError(
-                f"{operation.source} holds the lease and shows signs of life, so it is not taken over. If it works, use "
+                f"{operation.source} holds the lease and shows signs of life, so it is not taken over. If it works: "
                 f"dcdr switchover {scope.name} --to {operation.target}; if it is to be given up, stop its agent first"
             )
         if time.monotonic() >= give_up:
@@ -370,11 +372,11 @@ async def _best_effort(work: Awaitable[None]) -> str:
 
 async def _give_back(scope: Scope, operation: Operation, record: LeaseRecord) -> None:
     """What a failover did, undone where the lease says that the source is active again: its gates, and the mirror."""
-    if record.holder != operation.source:
+    if not lease.users_may_write(record, operation.source):
         return
     source, _ = both(scope, operation)
     if scope.cooperative:
         await settle_users(source.fence, record, source.name)
-    await settle_groups(source.fence, record, source.name)
+        await settle_groups(source.fence, record, source.name)
     if record.mirrored:
         await bring_back(scope, operation)

@@ -1,8 +1,9 @@
 """`dcdr`: start, watch and abort switchovers and failovers; `dcdr lab` runs the estate to try it on.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused (nothing was changed), 4 still running when --timeout ended,
-5 a failover holds for an acceptance of its loss (when --timeout ended, or with --no-wait), 6 Temporal or a part of the estate cannot be reached, 7 undone (everything is as before),
-8 superseded (the lease moved on and this operation touched nothing more), 130 interrupted (the operation goes on). Data goes to stdout, progress to stderr.
+5 a failover holds for its loss to be accepted (when --timeout ended, or with --no-wait), 6 Temporal or a part of the
+estate cannot be reached, 7 undone (everything is as before), 8 superseded (the lease moved on, and the operation ended
+without touching a gate), 130 interrupted (the operation goes on). Data goes to stdout, progress to stderr.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def next_sentence(scope: str, kind: str, state: str, hold: str | None) -> str:
     if state == "RUNNING":
         return f"nothing; it goes on by itself. Look again with: dcdr status {scope}"
     if state != "COMPLETED":
-        return f"find out whether the lease names an unfinished operation (dcdr lease show {scope}); if so: dcdr recover {scope}"
+        return f"if the lease names an unfinished operation (dcdr lease show {scope}): dcdr recover {scope}"
     if kind == "Failover":
         return "nothing by itself but the tail, once the old side is back. Failing back is yours to decide"
     return "nothing"

@@ -1,4 +1,4 @@
-"""Failover: the source is lost and the lease taken over. Shut the mirror out, write down where both sides part, open."""
+"""Failover: the source is lost, the lease taken over. Shut the mirror out, write down where both sides part, open."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ class FailoverWorkflow(Transition):
         if seen.holder == operation.source:
             order = StepInput(operation=operation)
             brought = await self._do(steps.BRING_BACK, FailoverActivities.restore, order, policies.FORWARD)
-            why = f"{seen.note}: it was handed back; {brought.note}"
+            why = f"{seen.note}; {brought.note}"
             workflow.upsert_search_attributes([ACTIVE.value_set(operation.source)])
         self._phase("Superseded", f"**superseded**: {why}")
         report = self._told(operation, seen, Outcome.SUPERSEDED, why=why)

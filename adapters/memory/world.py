@@ -533,9 +533,9 @@ class MemoryWorld:
         Lets the mirror catch up first, on a copy. Kinds: `both-open`, `open-without-lease`, `both-mirrors`,
         `mirror-into-active`, `flip-to-closed`, `epoch-back`, `epoch-kept` (true at any moment); `lease` (unfinished
         operation), `gate`, `endpoint`, `mirror` (not the standing state), `missing`, `duplicated`, `reordered`,
-        `strange`, `unsettled` (logs of both sides), `group-lost`, `group-skipped`, `group-rereads` (on the active). After
-        a failover `missing` is what lies on the old side up to M, or nowhere; besides there are `fork` (it cannot be
-        read), `late-mirror` (written to the active after it) and `bound` (more is lost than was said).
+        `strange`, `unsettled` (logs of both sides), `group-lost`, `group-skipped`, `group-rereads` (on the active).
+        After a failover `missing` is what lies on the old side up to M, or nowhere; besides there are `fork` (it cannot
+        be read), `late-mirror` (written to the active after it) and `bound` (more is lost than was said).
         """
         world = self._file.look()
         world.mirror_rate = None
