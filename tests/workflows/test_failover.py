@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from temporalio.exceptions import ApplicationError
 
 from activities.failpoints import Failpoint
 from adapters.memory import Produced, memory_directory
+from dcdr import fork, lease
+from dcdr.book import LedgerBook
 from dcdr.errors import PlanRefusedError
 from dcdr.model import (
     AbortRequest,
@@ -21,6 +23,8 @@ from dcdr.model import (
     GroupVerdict,
     Holding,
     LossAcceptance,
+    Operation,
+    OperationKind,
     Outcome,
     Phase,
     RecoveryRequest,
@@ -300,6 +304,28 @@ async def test_the_finder_starts_an_unfinished_failover_again_past_its_deadline(
         )
         assert (await result(found)).outcome is Outcome.DONE
     assert case.judge() == []
+
+
+async def test_what_the_targets_agent_opened_by_itself_is_finished_forward(lost: Case) -> None:
+    operation = Operation(
+        scope=lost.scope,
+        id="agent-1",
+        epoch=1,
+        turn=lost.lease.turn,
+        source="dc-a",
+        target="dc-b",
+        kind=OperationKind.FAILOVER,
+    )
+    scope = lost.world.directory().scope(lost.scope)
+    lost.world.set_lease(lease.take_up(lost.lease, operation, datetime.now(UTC)).model_dump_json())
+    await fork.fence(scope, operation)
+    entry, _ = await fork.record(scope, operation, LedgerBook())
+    lost.world.set_lease(lease.open_up(lost.lease, operation, entry.digest).model_dump_json())
+    async with lost.worker():
+        report = await result(await lost.fail_over())
+    assert (report.outcome, report.operation_id, report.ledger) == (Outcome.DONE, "agent-1", entry)
+    assert "another run began it" in report.warnings[0]
+    assert lost.judge() == []
 
 
 async def test_a_recovery_that_a_person_starts_goes_on_as_the_failover(lost: Case) -> None:
