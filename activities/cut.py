@@ -11,14 +11,16 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
-from activities.step import Steps, Stopwatch, both
+from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, read_lease, until_gates
 from activities.witness import source_tails, target_tails, verdicts
 from dcdr import drain
 from dcdr.book import LedgerBook
 from dcdr.errors import DeadlineError, TransientError
+from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
 from dcdr.model import (
     Cut,
+    Gate,
     LogEnds,
     Operation,
     StepInput,
@@ -157,9 +159,11 @@ class CutActivities(Steps):
 
     @activity.defn(name="mirror.close")
     async def close_mirror(self, step: StepInput) -> StepResult:
-        """Fence the mirror's transactional ids on the target, wait until it stands still, compare, write the ledger.
+        """Close the mirror's gate on the target and fence its transactional ids, wait until the target stands still,
+        compare, write the ledger.
 
-        From here nothing of the retiring mirror can write to the target, whatever its tasks still believe.
+        From here nothing of the retiring mirror can write to the target, whatever its tasks still believe. The gate is
+        the lease's: whatever undoes the operation or takes the cut again opens it. In ACL mode there is none.
 
         Raises: MirrorContentError when the last records of both sides differ.
         """
@@ -171,11 +175,12 @@ class CutActivities(Steps):
             mirror = mirror_of(scope, operation.source, operation.target)
             places = [TopicPartition(row.topic, row.partition) for row in cut.rows]
 
-            async def close() -> Mapping[TopicPartition, LogEnds]:
-                await target.transactions.fence(await self._mirror_ids(scope, operation))
-                return await settled(target, places)
+            async def close() -> tuple[int, Mapping[TopicPartition, LogEnds]]:
+                # The ids in both modes: what a task left open, it cannot end behind a closed gate.
+                brokers, _ = await asyncio.gather(_shut_out(scope, operation), self._fence_mirror(scope, operation))
+                return brokers, await settled(target, places)
 
-            ends, ours = await asyncio.gather(close(), source_tails(source, cut))
+            (brokers, ends), ours = await asyncio.gather(close(), source_tails(source, cut))
             topics, mirrored, theirs = await asyncio.gather(
                 target.logs.topics(),
                 target.positions.current(mirror.source_connector),
@@ -190,13 +195,19 @@ class CutActivities(Steps):
             entry = await self._book.write(scope, ledger)
             records = sum(row.end - row.start for row in ledger.rows)
             by_verdict = Counter(shown.values())
+            shut = f"; mirror refused by every broker, {brokers}" if brokers else ""
+            compared = f"{by_verdict[Verdict.COMPARED]} partitions compared"
             return StepResult(
                 **watch.so_far(),
                 entry=entry,
-                note=f"ledger {entry.digest[:12]} on both sides; {by_verdict[Verdict.COMPARED]} partitions compared",
+                note=f"ledger {entry.digest[:12]} on both sides; {compared}{shut}",
                 counts={"partitions": len(ledger.rows), "offsets": records}
+                | ({"brokers": brokers} if brokers else {})
                 | {verdict.value: by_verdict[verdict] for verdict in Verdict},
             )
+
+    async def _fence_mirror(self, scope: Scope, operation: Operation) -> None:
+        await scope.member(operation.target).transactions.fence(await self._mirror_ids(scope, operation))
 
     async def _mirror_ids(self, scope: Scope, operation: Operation) -> list[str]:
         """The retiring mirror's transactional ids, asked for once an operation and process."""
@@ -228,6 +239,20 @@ async def _fence_open(source: Member, reserved: frozenset[str]) -> tuple[str, ..
     if ids:
         await source.transactions.fence(ids)
     return ids
+
+
+async def _shut_out(scope: Scope, operation: Operation) -> int:
+    """Close the mirror's gate on the target by the record; how many brokers then refused the mirror's canary.
+
+    0 in ACL mode, where the mirror has no gate. The record is read before anything is asked: an attempt that was
+    overtaken by another cut cannot close what that cut needs open.
+    """
+    if not scope.gated:
+        return 0
+    cuts = (await read_lease(scope)).record.cuts
+    await ask(scope, Intent(operation=operation, ask=Ask.CLOSE_MIRROR, cuts=cuts))
+    fence = scope.member(operation.target).fence
+    return await until_gates(fence.mirror_gates, Gate.CLOSED, f"mirror of {operation.target}", CONFIRM_SECONDS)
 
 
 async def _revive(target: Member, connector: str, *, reload: bool) -> None:

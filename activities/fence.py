@@ -6,7 +6,7 @@ import logging
 
 from temporalio import activity
 
-from activities.step import Steps, Stopwatch, ask, expel, settle_groups, settle_users, until_gates
+from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, expel, settle_groups, settle_users, until_gates
 from dcdr.errors import DcdrError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
@@ -14,8 +14,6 @@ from dcdr.model import Gate, LeaseRecord, OperationKind, StepInput, StepResult
 from dcdr.ports import Scope
 
 log = logging.getLogger(__name__)
-
-CONFIRM_SECONDS = 8.0
 
 
 class FenceActivities(Steps):

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 
 from temporalio import activity
 
-from activities.step import Steps, Stopwatch, ask, both, connector_of, settle_groups
+from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, connector_of, settle_groups, until_gates
 from dcdr import drain, lease
 from dcdr.book import LedgerBook
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
-from dcdr.model import Connector, ConnectorState, LeaseRecord, Operation, StepInput, StepResult, TopicPartition
+from dcdr.model import Connector, ConnectorState, Gate, LeaseRecord, Operation, StepInput, StepResult, TopicPartition
 from dcdr.plan import mirror_of
 from dcdr.ports import Directory, Member, Scope
 from dcdr.settle import transactional_ids
@@ -76,12 +76,19 @@ class MirrorActivities(Steps):
 
     @activity.defn(name="mirror.restore")
     async def restore(self, step: StepInput) -> StepResult:
-        """Bring back the retiring mirror's tasks that `mirror.close` fenced: for an undo, or before another cut."""
+        """Bring back the retiring mirror's tasks that `mirror.close` fenced: for an undo, or before another cut.
+
+        The lease has opened the mirror's gate again (`reopen`, `extend`); a task that starts before the brokers know
+        fails for good.
+        """
         async with self.holding(step.operation, Standing.REOPENED, Standing.DRAINING) as scope:
             watch = Stopwatch()
             _, target = both(scope, step.operation)
             mirror = mirror_of(scope, step.operation.source, step.operation.target)
             name = mirror.source_connector
+            if scope.gated:
+                gates = target.fence.mirror_gates
+                await until_gates(gates, Gate.OPEN, f"mirror of {target.name}", CONFIRM_SECONDS)
             # A fenced producer fails its task at the next write only: a mirror that looks well may hold one, so the
             # tasks are restarted whatever they say.
             await target.connect.restart(name, only_failed=False)

@@ -115,8 +115,8 @@ async def observe(scope: Scope, target: str) -> Estate:
     stored, endpoint, old, new, transactions = await asyncio.gather(
         read_lease(scope),
         scope.endpoint.read(),
-        _view(scope.member(source)),
-        _view(scope.member(target)),
+        _view(scope.member(source), scope.gated),
+        _view(scope.member(target), scope.gated),
         scope.member(source).transactions.open(),
     )
     topics = drain.mirrored_topics(old.topics, old.reserved | new.reserved)
@@ -139,7 +139,7 @@ def _frozen(view: MemberView) -> bool:
     return view.rules.groups_denied and set(view.group_gates.values()) == {Gate.CLOSED}
 
 
-async def _view(member: Member) -> MemberView:
+async def _view(member: Member, gated: bool) -> MemberView:
     rules, brokers, topics, connectors, groups = await asyncio.gather(
         member.fence.rules(),
         member.logs.brokers(),
@@ -151,11 +151,13 @@ async def _view(member: Member) -> MemberView:
     group_gates: Mapping[int, Gate] = {}
     if rules.authorizer:  # without one the canary proves nothing, and preflight says so by itself
         user_gates, group_gates = await asyncio.gather(member.fence.users_gates(), member.fence.group_gates())
+    mirror_gates = await member.fence.mirror_gates() if gated and rules.authorizer else None
     return MemberView(
         rules=rules,
         brokers=brokers,
         user_gates=user_gates,
         group_gates=group_gates,
+        mirror_gates=mirror_gates,
         topics=topics,
         connectors=connectors,
         groups=groups,

@@ -28,6 +28,8 @@ CORRECT_SECONDS, LONGEST_CORRECTION_WAIT = 10.0, 0.5
 ASK_SECONDS = 8.0
 """For an agent to obey: it is woken by a watch, and looks by itself every renew period."""
 
+CONFIRM_SECONDS = 8.0
+"""For every broker to obey: it hears of a marker within milliseconds, of a rule as fast as metadata travels."""
 
 EXPEL_SECONDS = 5.0
 """For a side that is not active to say who its members are and to remove them; it may be gone, and somebody waits."""

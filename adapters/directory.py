@@ -155,4 +155,5 @@ def _scope(
         source_connector=mirror.source_connector,
         checkpoint_connector=mirror.checkpoint_connector,
         heartbeat_connector=mirror.heartbeat_connector,
+        gated=scope.fence is Fence.AUTHORIZER,
     )

@@ -36,9 +36,10 @@ from dcdr.errors import (
     UnreachableError,
 )
 from dcdr.intent import Ask, Intent
+from dcdr.marker import Role, role_of
 from dcdr.model import Gate, LeaseRecord, Operation, Pause, Phase, StoredLease
 from dcdr.ports import IntentStore, LeaseStore
-from dcdr.settings import ScopeSettings, Settings, settings_path
+from dcdr.settings import Fence, ScopeSettings, Settings, settings_path
 
 FAILED, USAGE, REFUSED, UNREACHABLE = 1, 2, 3, 6
 OBEY_SECONDS, LOOK_SECONDS = 20.0, 0.1
@@ -254,7 +255,7 @@ def show_fence(
     settings: SettingsOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Ask every broker of both sides, as the canary: may users write, may groups commit?"""
+    """Ask every broker of both sides, as the canaries: may users write, may groups commit, may the mirror write?"""
     _do(scope, settings, partial(_ask_gates, scope, settings, output, False))
 
 
@@ -275,32 +276,42 @@ async def _ask_gates(
     judge: bool,
     store: LeaseStore,
     _: IntentStore,
-    __: ScopeSettings,
+    about: ScopeSettings,
 ) -> None:
     stored = await store.read(scope)
     directory = build_directory(Settings.load(settings_path(settings)))
     rows: list[dict[str, str]] = []
+    wrong: dict[int, str] = {}
     try:
         for dc, member in sorted(directory.scope(scope).members.items()):
-            wanted = Gate.OPEN if stored is not None and leases.users_may_write(stored.record, dc) else Gate.CLOSED
+            record = None if stored is None else stored.record
+            wanted = Gate.OPEN if record is not None and leases.users_may_write(record, dc) else Gate.CLOSED
+            asked = {"users": member.fence.users_gates, "groups": member.fence.group_gates}
+            says = {"users": wanted, "groups": wanted}
+            if about.fence is Fence.AUTHORIZER:  # else the mirror has no gate
+                asked["mirror"] = member.fence.mirror_gates
+                standby = record is not None and role_of(record, dc) is Role.STANDBY
+                says["mirror"] = Gate.OPEN if standby else Gate.CLOSED
             try:
-                users, groups = await asyncio.gather(member.fence.users_gates(), member.fence.group_gates())
+                answers = dict(zip(asked, await asyncio.gather(*(ask() for ask in asked.values())), strict=True))
             except UnreachableError as error:
                 typer.echo(f"{dc}: {error}", err=True)
-                users = groups = {}
-            for broker in sorted({*users, *groups}) or [NOBODY]:
-                found = {"users": users.get(broker, Gate.UNKNOWN), "groups": groups.get(broker, Gate.UNKNOWN)}
+                answers = {}
+            for broker in sorted({node for gates in answers.values() for node in gates}) or [NOBODY]:
+                found = {whose: answers.get(whose, {}).get(broker, Gate.UNKNOWN) for whose in asked}
                 name = "?" if broker == NOBODY else str(broker)
+                if others := [f"{whose} {gate}" for whose, gate in says.items() if found[whose] is not gate]:
+                    wrong[len(rows)] = ", ".join(others)
                 rows.append({"dc": dc, "broker": name, **found, "wanted": wanted})
     finally:
         await directory.close()
-    wrong = [row for row in rows if {row["users"], row["groups"]} != {row["wanted"]}]
     if output is Output.JSON:
         typer.echo(json.dumps({"gates": rows, "as_the_lease_says": not wrong}))
     else:
-        for row in rows:
-            note = f"   the lease says {row['wanted']}" if row in wrong else ""
-            typer.echo(f"{row['dc']}  broker {row['broker']}  users {row['users']:<8} groups {row['groups']:<8}{note}")
+        for number, row in enumerate(rows):
+            note = f"   the lease says {wrong[number]}" if number in wrong else ""
+            gates = " ".join(f"{whose} {row[whose]:<8}" for whose in ("users", "groups", "mirror") if whose in row)
+            typer.echo(f"{row['dc']}  broker {row['broker']}  {gates}{note}".rstrip())
     if judge and wrong:
         raise FenceOpenError(f"{len(wrong)} of {len(rows)} brokers of {scope} are not as the lease says")
 

@@ -21,7 +21,17 @@ from dcdr.book import LedgerBook
 from dcdr.errors import ConflictError, DcdrError, MisconfiguredError, NotYetError
 from dcdr.lease import Standing
 from dcdr.marker import Role
-from dcdr.model import CommittedOffset, Cut, Gate, GroupPositions, LeaseRecord, LogEnds, Operation, TopicPartition
+from dcdr.model import (
+    CommittedOffset,
+    Cut,
+    Gate,
+    GroupPositions,
+    LeaseRecord,
+    LogEnds,
+    Operation,
+    OperationKind,
+    TopicPartition,
+)
 from dcdr.plan import mirror_of
 from dcdr.ports import EndpointView, Member, Scope
 
@@ -85,7 +95,8 @@ async def finish(scope: Scope, operation: Operation, dc: str) -> None:
             if await scope.endpoint.read() != wanted:
                 await scope.endpoint.flip(operation.target, operation.epoch + 1)
         if (await member.fence.rules()).groups_denied:
-            if standing is Standing.MOVED:
+            # After a failover the mirror's checkpoints are all that is known, and they stand there already.
+            if standing is Standing.MOVED and operation.kind is OperationKind.SWITCHOVER:
                 await _place(scope, member, operation)
             await member.fence.thaw_groups()
         if standing is Standing.REOPENED:
@@ -100,11 +111,19 @@ async def finish(scope: Scope, operation: Operation, dc: str) -> None:
 
 async def _mirror_again(scope: Scope, operation: Operation) -> None:
     """The mirror towards the target as it was. Its tasks are restarted whatever they say: one that was fenced notices
-    at its next write only."""
+    at its next write only.
+
+    Raises: NotYetError while the mirror's gate is not open: the tasks would fail for good.
+    """
     mirror = mirror_of(scope, operation.source, operation.target)
-    target = scope.member(operation.target).connect
-    await target.restart(mirror.source_connector, only_failed=False)
-    await target.resume(mirror.checkpoint_connector)
+    target = scope.member(operation.target)
+    if scope.gated:
+        gates = await target.fence.mirror_gates()
+        closed = [broker for broker, gate in gates.items() if gate is not Gate.OPEN]
+        if closed or not gates:
+            raise NotYetError(f"the mirror is not let in by brokers {closed or 'that nobody knows'} of {target.name}")
+    await target.connect.restart(mirror.source_connector, only_failed=False)
+    await target.connect.resume(mirror.checkpoint_connector)
 
 
 async def _place(scope: Scope, member: Member, operation: Operation) -> None:

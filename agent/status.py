@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from agent.journal import Journal
 from agent.keeper import Keeper
 from agent.markers import MarkerServer
 from dcdr.fitness import Fitness
@@ -23,9 +24,18 @@ class StatusServer:
     """Plain HTTP, for loopback or a cluster's inner network: it changes nothing and holds no secret."""
 
     def __init__(
-        self, scope: str, dc: str, keeper: Keeper, markers: MarkerServer, refresh: float, *, obeyed: bool
+        self,
+        scope: str,
+        dc: str,
+        keeper: Keeper,
+        markers: MarkerServer,
+        refresh: float,
+        *,
+        obeyed: bool,
+        journal: Journal | None = None,
     ) -> None:
-        """`obeyed`: brokers are expected to ask for their marker."""
+        """`obeyed`: brokers are expected to ask for their marker. `journal`: of the mirror towards `dc`."""
+        self._journal = journal
         self._scope, self._dc, self._obeyed = scope, dc, obeyed
         self._keeper, self._markers, self._refresh = keeper, markers, refresh
         self.fitness = Fitness()
@@ -92,6 +102,7 @@ class StatusServer:
             ("dcdr_agent_held_back", "1 while it would not take the lease over"): bool(self._keeper.holds_back),
             ("dcdr_agent_nodes_served", "brokers and controllers that asked lately"): self._served(),
         }
+        gauges |= self._mirror()
         counters = {
             ("dcdr_agent_beats", "exchanges with the lease store"): self._keeper.beats,
             ("dcdr_agent_beats_missed", "exchanges that failed"): self._keeper.missed,
@@ -102,3 +113,20 @@ class StatusServer:
                 family = kind(name, what, labels=tuple(whose))
                 family.add_metric(tuple(whose.values()), value)
                 yield family
+
+    def _mirror(self) -> dict[tuple[str, str], float]:
+        """How far the mirror is behind, while this is the standby; a value nobody knows is left out."""
+        journal = None if self._journal is None else self._journal.last
+        lag = None if self._journal is None else self._journal.lag()
+        if journal is None or lag is None:
+            return {}
+        found: dict[tuple[str, str], float] = {
+            ("dcdr_mirror_lag_records", "offsets of the source that the last look did not find copied"): lag.records,
+            (
+                "dcdr_journal_written_timestamp_seconds",
+                "when the journal's last look was taken",
+            ): journal.taken_at.timestamp(),
+        }
+        if lag.seconds is not None:
+            found["dcdr_mirror_lag_seconds", "everything older than this is copied"] = lag.seconds
+        return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from dcdr import drain, lease, loss, settle
@@ -73,7 +73,7 @@ async def fence(scope: Scope, operation: Operation) -> int:
     lease.require(await lease_of(scope), operation, Standing.TAKEN)
     target = scope.member(operation.target)
     mirror = mirror_of(scope, operation.source, operation.target)
-    if scope.cooperative:
+    if not scope.gated:
         await target.fence.close_users()
         await _stop(target, mirror.source_connector, mirror.checkpoint_connector)
     brokers, _ = await asyncio.gather(
@@ -156,10 +156,9 @@ def _users(scope: Scope, operation: Operation, topics: Mapping[str, Topic]) -> d
 
 async def _mirror_closed(scope: Scope, target: Member) -> None:
     """Every broker refuses the mirror. With ACLs it has no gate of its own: it is stopped, and its ids are fenced."""
-    ask: Callable[[], Awaitable[Mapping[int, Gate]]] | None = getattr(target.fence, "mirror_gates", None)
-    if scope.cooperative or ask is None:
-        return
-    await settle.until_gates(ask, Gate.CLOSED, f"the mirror's gate of {target.name}", CONFIRM_SECONDS)
+    if scope.gated:
+        what = f"the mirror's gate of {target.name}"
+        await settle.until_gates(target.fence.mirror_gates, Gate.CLOSED, what, CONFIRM_SECONDS)
 
 
 async def _stop(target: Member, *connectors: str) -> None:

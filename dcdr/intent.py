@@ -41,8 +41,8 @@ class Ask(StrEnum):
 
 
 class Intent(Message):
-    """One wish for one operation. `cuts`: with HAND_OVER, how often the record said that the cut was retaken when the
-    last look was taken; once more since then, and the look is worth nothing."""
+    """One wish for one operation. `cuts`: how often the record said that the cut was retaken when the wish was made;
+    once more since then, and a last look (HAND_OVER) or a drained mirror (CLOSE_MIRROR) is worth nothing."""
 
     operation: Operation
     ask: Ask
@@ -75,7 +75,7 @@ def obey(record: LeaseRecord, intent: Intent) -> LeaseRecord:
         case Ask.CLOSE:
             return lease.close(record, operation)
         case Ask.CLOSE_MIRROR:
-            return lease.close_mirror(record, operation)
+            return lease.close_mirror(record, operation, intent.cuts)
         case Ask.EXTEND:
             return lease.extend(record, operation, intent.cuts)
         case Ask.HAND_OVER if intent.ledger is not None and intent.cuts is not None:

@@ -174,12 +174,20 @@ def hand_over(record: LeaseRecord, operation: Operation, ledger: str, cuts: int 
     )
 
 
-def close_mirror(record: LeaseRecord, operation: Operation) -> LeaseRecord:
+def close_mirror(record: LeaseRecord, operation: Operation, cuts: int | None = None) -> LeaseRecord:
     """DRAINING: the mirror may not write to the target any more. Already so: unchanged.
 
-    Raises: SupersededError when the operation does not drain any more.
+    `cuts`: what the record counted when this was decided. A wish that comes after the cut was taken again would keep
+    the mirror from bringing over what came late.
+
+    Raises: SupersededError when the operation does not drain any more, or the cut was taken again meanwhile.
     """
     require(record, operation, Standing.DRAINING)
+    if cuts is not None and cuts != record.cuts:
+        raise SupersededError(
+            f"operation {operation.id}: the cut was taken again ({record.cuts} times, {cuts} when the mirror was to be "
+            "closed)"
+        )
     return record if not record.mirrored else record.model_copy(update={"seq": record.seq + 1, "mirrored": False})
 
 

@@ -204,6 +204,9 @@ class JournalKeeper:
 
     def _catch_up(self, look: Look, positions: Mapping[TopicPartition, int], recreated: Collection[str]) -> None:
         """The latest look of which the mirror has passed every end by now is how far it is caught up."""
+        if self._last is not None and _set_back(self._last.mirrored, look.mirrored, look.ends):
+            # Whoever sets a mirror back may have emptied the target before: what was copied once proves nothing.
+            self._since, self._pending = None, []
         self._pending.append(_Pending(look.at, {place: at.leo for place, at in look.ends.items() if at.leo}))
         passed = -1
         for number, pending in enumerate(self._pending):
@@ -279,7 +282,9 @@ def bound(
     if stranger := _stranger(journal, record):
         return LossBound(records=None, until=over, why=stranger)
     known = sum(_missing(journal, mirrored).values())
-    since = journal.since if known else max(filter(None, (journal.since, journal.taken_at)))
+    since = journal.since if known else journal.taken_at
+    if _set_back(copied := _flat(journal.mirrored), mirrored, copied):
+        since = None
     seen = LossBound(records=None, known=known, since=since, until=over, journal_at=journal.taken_at)
     if over is None:
         return _but(seen, "the lease does not say when it was taken over")
@@ -405,6 +410,13 @@ def _stranger(journal: Watermarks, record: LeaseRecord) -> str:
             "watched the source in it"
         )
     return ""
+
+
+def _set_back(
+    before: Mapping[TopicPartition, int], mirrored: Mapping[TopicPartition, int], still: Collection[TopicPartition]
+) -> bool:
+    """Whether an M lies below what it was, or is gone although its partition is among `still`."""
+    return any(mirrored[place] < m if place in mirrored else place in still for place, m in before.items())
 
 
 def _missing(journal: Watermarks, mirrored: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:

@@ -90,6 +90,8 @@ class MemberView:
     connectors: Mapping[str, Connector]
     groups: tuple[GroupInfo, ...]
     reserved: frozenset[str]
+    mirror_gates: Mapping[int, Gate] | None = None
+    """What the mirror's canary was answered; None in ACL mode, where the mirror has no gate."""
 
 
 @dataclass(frozen=True)
@@ -374,7 +376,31 @@ def _gates(source: str, old: MemberView, target: str, new: MemberView) -> list[F
                 Severity.RETRY,
             )
         )
+    if new.mirror_gates is not None and (text := wrong(new.mirror_gates, Gate.OPEN) or _unasked(new.mirror_gates)):
+        found.append(
+            _block(
+                "fence",
+                f"the mirror's canary cannot write to the standby {target} ({text}): its refusal would prove nothing",
+                f"grant it WRITE on the canary topic on {target}, list it in dcdr.authorizer.mirror.principals there, "
+                "remove DENY rules that an earlier ACL mode left; then look at the agent",
+                Severity.RETRY,
+            )
+        )
+    if old.mirror_gates is not None and Gate.OPEN in old.mirror_gates.values():
+        found.append(
+            _block(
+                "fence",
+                f"the mirror's canary can write to the active side {source}: {wrong(old.mirror_gates, Gate.CLOSED)}",
+                f"list it in dcdr.authorizer.mirror.principals on every broker of {source}; if it is there, look at "
+                "the agent before anything else",
+                Severity.RETRY,
+            )
+        )
     return found
+
+
+def _unasked(gates: Mapping[int, Gate]) -> str:
+    return "" if gates else "no broker"
 
 
 def _mirror(

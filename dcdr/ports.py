@@ -65,7 +65,7 @@ class IntentStore(Protocol):
 
 
 class ProduceFence(Protocol):
-    """The users' two gates of one cluster: producing (and topic changes), and group commits."""
+    """The users' two gates of one cluster: producing (and topic changes), and group commits; and the mirror's, seen."""
 
     async def rules(self) -> FenceRules:
         """What stands in the authorizer now, read from the cluster."""
@@ -90,6 +90,12 @@ class ProduceFence(Protocol):
 
     async def group_gates(self) -> Mapping[int, Gate]:
         """Ask every broker by effect: a commit of the canary's group is refused for its authorization, or not."""
+
+    async def mirror_gates(self) -> Mapping[int, Gate]:
+        """As `users_gates`, asked by the mirror's canary. Only the lease moves this gate, and only in a gated scope.
+
+        Raises: MisconfiguredError without such a canary.
+        """
 
 
 class Health(Protocol):
@@ -271,6 +277,8 @@ class Scope:
     lease_timing: LeaseTiming = PRESETS[Preset.STANDARD]
     intents: IntentStore | None = None
     """Where agents keep the lease: what they are asked. None: there are no agents, and steps change the record."""
+    gated: bool = False
+    """The brokers obey the agents' markers: the mirror has a gate of its own. False (ACL mode): it may always write."""
 
     def member(self, name: str) -> Member:
         return self.members[name]

@@ -40,13 +40,17 @@ class KafkaSettings(_Section):
     """How this service reaches one data center's Kafka cluster.
 
     `admin` is a super user; `canary` is an ordinary principal with WRITE on `canary_topic` and READ on the group
-    of the same name: what the fence does to it, it does to every user.
+    of the same name: what the fence does to it, it does to every user. `mirror_canary` is one of the mirror's
+    principals in the brokers' authorizer, with WRITE on `canary_topic` and nothing else: what the mirror's gate does to
+    it, it does to the mirror.
     """
 
     bootstrap: Annotated[tuple[HostPort, ...], Field(min_length=1)]
     security_protocol: Literal["SASL_PLAINTEXT", "PLAINTEXT"] = "SASL_PLAINTEXT"
     admin: Credentials
     canary: Credentials
+    mirror_canary: Credentials | None = None
+    """Needed with `fence: authorizer`: only there the mirror has a gate."""
     canary_topic: str = "dcdr-canary.internal"
     ledger_topic: str = "dcdr-ledger.internal"
     health_topic: str = "dcdr-health.internal"
@@ -219,6 +223,13 @@ class ScopeSettings(_Section):
             raise ValueError(
                 f"fence: authorizer needs an agent at each member, and {', '.join(without)} has none: nobody would "
                 "tell its brokers to open. Add members.*.agent, or set fence: acl"
+            )
+        blind = [name for name, member in self.members.items() if member.kafka.mirror_canary is None]
+        if self.fence is Fence.AUTHORIZER and blind:
+            raise ValueError(
+                f"fence: authorizer needs kafka.mirror_canary at each member, and {', '.join(blind)} has none: nobody "
+                "could see whether the mirror's gate is closed. Make a user with ALLOW WRITE on the canary topic on "
+                "both clusters, add it to dcdr.authorizer.mirror.principals on every broker, and name it here"
             )
         if self.fence is Fence.ACL and self.lease.automatic and not self.failover.even_behind_acls:
             raise ValueError(

@@ -33,7 +33,9 @@ from lab.errors import LabError
 from lab.record import Home
 
 SUPER_USERS = ("admin", "mirror", "broker")
-USERS = ("admin", "mirror", "broker", "canary", "app", "app2")
+USERS = ("admin", "mirror", "broker", "canary", "mirror-canary", "app", "app2")
+MIRRORS = ("mirror", "mirror-canary")
+"""Who passes the mirror's gate: MirrorMaker 2, and the product's canary that shows whether it is open."""
 CANARY_TOPIC = "dcdr-canary.internal"
 CANARY_GROUP = "dcdr-canary.internal"
 LEDGER_TOPIC = "dcdr-ledger.internal"
@@ -110,7 +112,7 @@ def gate_properties(
         prefix + "dc": member,
         prefix + "agents": f"https://{plan.agent(name)}",
         **{f"{prefix}tls.{word}": str(file) for word, file in tls.files(home, name).items()},
-        prefix + "mirror.principals": "User:mirror",
+        prefix + "mirror.principals": ";".join(f"User:{user}" for user in MIRRORS),
         prefix + "epoch.file": str(home.data / f"{name}.epoch"),
         prefix + "internal.topics": ",".join(own_topics),
         prefix + "internal.transactional.ids": f"connect-cluster-{group_id}",
@@ -264,6 +266,7 @@ def standing_rules() -> list[AclBinding]:
         rules += _rule(group, "*", literal, user, op.READ, op.DESCRIBE, op.DELETE)
         rules += _rule(transaction, "*", literal, user, op.WRITE, op.DESCRIBE)
     rules += _rule(topic, CANARY_TOPIC, literal, "canary", op.READ, op.WRITE, op.DESCRIBE)
+    rules += _rule(topic, CANARY_TOPIC, literal, "mirror-canary", op.WRITE)
     rules += _rule(group, CANARY_GROUP, literal, "canary", op.READ, op.DESCRIBE)
     return rules
 
@@ -329,7 +332,11 @@ def own_topics(broker_count: int) -> list[NewTopic]:
             LEDGER_TOPIC,
             num_partitions=1,
             replication_factor=broker_count,
-            config={"cleanup.policy": "compact", "min.insync.replicas": "2" if broker_count >= 3 else "1"},
+            config={
+                "cleanup.policy": "compact",
+                "segment.bytes": "16777216",  # the journal's old versions go with the segment
+                "min.insync.replicas": "2" if broker_count >= 3 else "1",
+            },
         ),
         NewTopic(
             HEALTH_TOPIC,

@@ -9,6 +9,7 @@ import yaml
 from lab import connect, kube, store, tls
 from lab.addresses import ARBITER, MEMBERS
 from lab.estate import Lab
+from lab.gates import AUTHORIZER
 
 LEASE = {"preset": "fast"}
 
@@ -18,12 +19,17 @@ def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
     arbiter's, or by an agent at its own."""
     plan, users, about = lab.plan, lab.document["users"], lab.document["kubernetes"]
 
+    # Without the authorizer the mirror has no gate to ask for.
+    user = {"username": "mirror-canary", "password_file": users["mirror-canary"]}
+    mirror_canary = {"mirror_canary": user} if lab.fence_mode == AUTHORIZER else {}
+
     def member(name: str) -> dict[str, Any]:
         return {
             "kafka": {
                 "bootstrap": [str(one) for one in plan.kafka(name, "INTERNAL" if name == site else "CONTROL")],
                 "admin": {"username": "admin", "password_file": users["admin"]},
                 "canary": {"username": "canary", "password_file": users["canary"]},
+                **mirror_canary,
             },
             "connect": {
                 "url": f"http://{plan.link(ARBITER, name, 'connect').listen[0]}",

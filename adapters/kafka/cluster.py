@@ -51,16 +51,16 @@ class KafkaCluster:
         self._dc = dc
         self._settings = settings
         self._wire = Wire(dc, settings.bootstrap, self._user(settings.admin), timeout=timeout)
-        self._canary = Wire(
-            dc,
-            settings.bootstrap,
-            self._user(settings.canary),
-            timeout=timeout,
-            client_id="dcdr-canary",
-            directory=self._wire,
-        )
+
+        def speaking_as(canary: Credentials, client_id: str) -> Wire:
+            user = self._user(canary)
+            return Wire(dc, settings.bootstrap, user, timeout=timeout, client_id=client_id, directory=self._wire)
+
+        canary = speaking_as(settings.canary, "dcdr-canary")
+        mirror = speaking_as(settings.mirror_canary, "dcdr-mirror-canary") if settings.mirror_canary else None
+        self._canaries = [canary, *([mirror] if mirror else [])]
         kind = KafkaProduceFence if fence is Fence.ACL else KafkaMarkerFence
-        self.fence = kind(self._wire, self._canary, settings.canary_topic)
+        self.fence = kind(self._wire, canary, settings.canary_topic, mirror)
         self.logs = KafkaLogs(self._wire)
         self.transactions = KafkaTransactions(self._wire)
         self.groups = KafkaConsumerGroups(self._wire)
@@ -91,7 +91,8 @@ class KafkaCluster:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.ledger.close()
-        await self._canary.close()
+        for canary in self._canaries:
+            await canary.close()
         await self._wire.close()
 
     async def _warm(self) -> None:
@@ -99,7 +100,8 @@ class KafkaCluster:
         problems = await self._wire.warm((LOOK, ACT, LEDGER_LANE, POSITIONS_LANE))
         # Their ids too: a tail starts over when somebody has created its topic anew.
         await self._wire.metadata(self._watched)
-        problems += await self._canary.warm((LOOK,))
+        for canary in self._canaries:
+            problems += await canary.warm((LOOK,))
         if problems != self._problems:
             for problem in problems:
                 log.warning("%s", problem)

@@ -62,13 +62,15 @@ _PAST_THE_GROUP_GATE: Final = frozenset({0, UNKNOWN_TOPIC_OR_PARTITION, TOPIC_AU
 class KafkaProduceFence:
     """`dcdr.ports.ProduceFence` of one cluster, in ACL mode.
 
-    `canary` speaks as an ordinary user with ALLOW WRITE on `canary_topic` and ALLOW READ on the group of that name.
+    `canary` speaks as an ordinary user with ALLOW WRITE on `canary_topic` and ALLOW READ on the group of that name,
+    `mirror_canary` as one of the authorizer's mirror principals with that WRITE.
     """
 
-    def __init__(self, wire: Wire, canary: Wire, canary_topic: str) -> None:
+    def __init__(self, wire: Wire, canary: Wire, canary_topic: str, mirror_canary: Wire | None = None) -> None:
         self._wire = wire
         self._canary = canary
         self._topic = canary_topic
+        self._mirror_canary = mirror_canary
 
     async def rules(self) -> FenceRules:
         """The rules one broker obeys just now, and what it does where there are none.
@@ -128,11 +130,19 @@ class KafkaProduceFence:
 
         A broker that leads no partition of the canary's topic cannot be asked and is UNKNOWN: see `verify_canary`.
         """
-        return await self._ask_all(self._produce)
+        return await self._ask_all(partial(self._produce, self._canary))
 
     async def group_gates(self) -> Mapping[int, Gate]:
         """The canary's group commits an offset at every broker, its coordinator or not: the right is checked first."""
         return await self._ask_all(self._commit)
+
+    async def mirror_gates(self) -> Mapping[int, Gate]:
+        """As `users_gates`, to the same partitions, as the mirror's canary."""
+        if self._mirror_canary is None:
+            raise MisconfiguredError(
+                f"{self._wire.dc}: nobody can ask for the mirror's gate: kafka.mirror_canary is not set"
+            )
+        return await self._ask_all(partial(self._produce, self._mirror_canary))
 
     async def verify_canary(self) -> None:
         """Check that every broker leads a partition of the canary's topic.
@@ -284,7 +294,7 @@ class KafkaProduceFence:
         gates = {**answers, **late}
         return {node: gates[node] for node in now}
 
-    async def _produce(self, node: int) -> Gate:
+    async def _produce(self, canary: Wire, node: int) -> Gate:
         topic = self._wire.known_topics.get(self._topic)
         if topic is None:
             topic = (await self._wire.metadata([self._topic])).get(self._topic)
@@ -304,7 +314,7 @@ class KafkaProduceFence:
                 )
             ],
         )
-        response = await self._canary.call(node, request, lane=LOOK, timeout=GATE_TIMEOUT.total_seconds())
+        response = await canary.call(node, request, lane=LOOK, timeout=GATE_TIMEOUT.total_seconds())
         code = response.responses[0].partition_responses[0].error_code
         return produce_verdict(code)
 
@@ -325,7 +335,7 @@ class KafkaProduceFence:
 
 
 def produce_verdict(code: int) -> Gate:
-    """What an answer to the canary's Produce says about the users' gate."""
+    """What an answer to a canary's Produce says about the gate it has to pass."""
     if code == TOPIC_AUTHORIZATION_FAILED:
         return Gate.CLOSED
     return Gate.OPEN if code == 0 else Gate.UNKNOWN

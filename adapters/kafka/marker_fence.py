@@ -1,4 +1,4 @@
-"""The users' gate where the brokers run our authorizer: the agent's marker moves it, and the canary confirms."""
+"""The gates where the brokers run our authorizer: the agent's marker moves them, and the canaries confirm."""
 
 from __future__ import annotations
 

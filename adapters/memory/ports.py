@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from adapters.memory.state import Cluster, Group, MirrorConnector, PartitionLog, Transaction, World
 from adapters.memory.store import WorldFile
@@ -199,7 +199,7 @@ def _parse(body: str) -> LeaseRecord:
 
 
 class MemoryFence(Port):
-    """`dcdr.ports.ProduceFence`, in its ACL mode."""
+    """`dcdr.ports.ProduceFence`: users and groups as in ACL mode, the mirror by the lease in a gated world."""
 
     def __init__(self, file: WorldFile, dc: str) -> None:
         super().__init__(file, "fence", dc)
@@ -214,7 +214,7 @@ class MemoryFence(Port):
         await self._set("open_users", users=False)
 
     async def users_gates(self) -> Mapping[int, Gate]:
-        return await self._gates("users_gates", groups=False)
+        return await self._gates("users_gates", "users")
 
     async def freeze_groups(self) -> None:
         await self._set("freeze_groups", groups=True)
@@ -223,7 +223,10 @@ class MemoryFence(Port):
         await self._set("thaw_groups", groups=False)
 
     async def group_gates(self) -> Mapping[int, Gate]:
-        return await self._gates("group_gates", groups=True)
+        return await self._gates("group_gates", "groups")
+
+    async def mirror_gates(self) -> Mapping[int, Gate]:
+        return await self._gates("mirror_gates", "mirror")
 
     async def _set(self, method: str, *, users: bool | None = None, groups: bool | None = None) -> None:
         def effect(world: World) -> None:
@@ -236,10 +239,10 @@ class MemoryFence(Port):
 
         await self._call(method, effect)
 
-    async def _gates(self, method: str, *, groups: bool) -> Mapping[int, Gate]:
+    async def _gates(self, method: str, whose: Literal["users", "groups", "mirror"]) -> Mapping[int, Gate]:
         def effect(world: World) -> Mapping[int, Gate]:
             cluster = self._any_broker(world)
-            return {number: cluster.gate(number, groups=groups) for number in sorted(cluster.brokers)}
+            return {number: cluster.gate(number, whose) for number in sorted(cluster.brokers)}
 
         return await self._call(method, effect)
 
@@ -587,6 +590,7 @@ class MemoryDirectory:
             source_connector=names.source_connector,
             checkpoint_connector=names.checkpoint_connector,
             heartbeat_connector=names.heartbeat_connector,
+            gated=world.gated,
         )
 
     async def warm(self) -> None:

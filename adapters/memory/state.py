@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from dcdr.marker import Role, role_of
 from dcdr.model import (
     ConnectorState,
     FenceRules,
@@ -100,6 +101,7 @@ class Broker(_State):
     lag: int = 0
     users_denied: bool = False
     groups_denied: bool = False
+    mirror_denied: bool = False
 
 
 class Group(_State):
@@ -149,6 +151,7 @@ class Cluster(_State):
     default_deny: bool = True
     users_denied: bool = False
     groups_denied: bool = False
+    mirror_denied: bool = False
     topics: dict[str, TopicLog] = {}
     groups: dict[str, Group] = {}
     transactions: dict[str, Transaction] = {}
@@ -180,10 +183,11 @@ class Cluster(_State):
         )
 
     def spread(self) -> None:
-        """A change of the rules reaches every broker that does not lag."""
+        """A change of the rules, or of what the lease says, reaches every broker that does not lag."""
         for broker in self.brokers.values():
             if broker.lag == 0:
                 broker.users_denied, broker.groups_denied = self.users_denied, self.groups_denied
+                broker.mirror_denied = self.mirror_denied
 
     def asked(self, broker: Broker) -> None:
         """One more request has reached a lagging broker."""
@@ -192,12 +196,12 @@ class Cluster(_State):
             if broker.lag == 0:
                 self.spread()
 
-    def gate(self, number: int, *, groups: bool) -> Gate:
-        """The canary's answer from one broker."""
+    def gate(self, number: int, whose: Literal["users", "groups", "mirror"]) -> Gate:
+        """A canary's answer from one broker."""
         broker = self.brokers[number]
         if broker.frozen:
             return Gate.UNKNOWN
-        denied = broker.groups_denied if groups else broker.users_denied
+        denied = {"users": broker.users_denied, "groups": broker.groups_denied, "mirror": broker.mirror_denied}[whose]
         self.asked(broker)
         return Gate.CLOSED if denied and self.authorizer else Gate.OPEN
 
@@ -246,6 +250,8 @@ class World(_State):
     """`FailoverPolicy` as JSON."""
     agents: bool = False
     """Agents keep the lease, so steps ask them by intents."""
+    gated: bool = False
+    """The mirror's gates follow the lease; the users' ones are rules here in any case."""
     intent: str | None = None
     intent_revision: int = 0
     endpoint_dc: str | None
@@ -281,6 +287,7 @@ class World(_State):
 
     def tick(self) -> None:
         """What the servers do by themselves between two calls."""
+        self._obey()
         for dc, cluster in self.clusters.items():
             self._follow(dc, cluster)
             for name, connector in cluster.connectors.items():
@@ -293,6 +300,15 @@ class World(_State):
                     self._copy(dc, name, connector)
                 elif connector.kind == "checkpoint":
                     _sync_groups(source, cluster)
+
+    def _obey(self) -> None:
+        """The mirror's gates become what the lease says; brokers that lag hear of it later."""
+        record = self.record() if self.gated and self.lease_is_ours() else None
+        if record is None:
+            return
+        for dc, cluster in self.clusters.items():
+            cluster.mirror_denied = role_of(record, dc) is not Role.STANDBY
+            cluster.spread()
 
     def watch(self) -> None:
         """Blame what must never be true, not even for a moment."""
@@ -442,6 +458,10 @@ class World(_State):
                     position = log.start  # out of range: auto.offset.reset=earliest, silently
                 batch = list(log.visible(position, log.next))[: self.mirror_rate]
                 if not batch:
+                    continue
+                if target.brokers[copy.leader].mirror_denied:
+                    connector.tasks[task] = ConnectorState.FAILED
+                    connector.trace = "org.apache.kafka.common.errors.TopicAuthorizationException: not authorized"
                     continue
                 txn = self.transactional_id(dc, name, task)
                 for entry in batch:

@@ -94,6 +94,7 @@ class MemoryWorld:
         open_transaction: bool = True,
         lease: bool = True,
         agents: bool = False,
+        gated: bool = False,
         tasks: int = 2,
         drain_deadline: timedelta = timedelta(seconds=10),
         operation_deadline: timedelta = timedelta(minutes=1),
@@ -103,7 +104,7 @@ class MemoryWorld:
         failover: FailoverPolicy | None = None,
     ) -> MemoryWorld:
         """Make the standard world. `records`: per plain partition. `topics`: more topics, name -> partitions. `agents`:
-        somebody runs them (the world does not), and steps ask them.
+        somebody runs them (the world does not), and steps ask them. `gated`: brokers obey the lease, not only rules.
 
         Raises: FileExistsError.
         """
@@ -121,6 +122,7 @@ class MemoryWorld:
             lease=LeaseRecord(scope=scope, holder="dc-a", epoch=1).model_dump_json() if lease else None,
             agents=agents,
             failover=(failover or FailoverPolicy()).model_dump_json(),
+            gated=gated,
             endpoint_dc="dc-a",
             endpoint_epoch=1,
             settings={
@@ -314,6 +316,7 @@ class MemoryWorld:
         *,
         users_denied: bool | None = None,
         groups_denied: bool | None = None,
+        mirror_denied: bool | None = None,
         authorizer: bool | None = None,
         default_deny: bool | None = None,
     ) -> None:
@@ -322,6 +325,7 @@ class MemoryWorld:
             cluster = world.clusters[dc]
             cluster.users_denied = cluster.users_denied if users_denied is None else users_denied
             cluster.groups_denied = cluster.groups_denied if groups_denied is None else groups_denied
+            cluster.mirror_denied = cluster.mirror_denied if mirror_denied is None else mirror_denied
             cluster.authorizer = cluster.authorizer if authorizer is None else authorizer
             cluster.default_deny = cluster.default_deny if default_deny is None else default_deny
             cluster.spread()

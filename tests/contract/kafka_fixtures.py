@@ -47,6 +47,7 @@ async def real(real_kafka: RealKafka, kafka_cluster: KafkaCluster) -> AsyncItera
     made = RealKafkaWorld(real_kafka, kafka_cluster)
     await made.fence.open_users()
     await made.fence.thaw_groups()
+    await made.mirror_allowed(True)
     yield made
     await made.leave_all()
 

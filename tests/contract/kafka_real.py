@@ -30,7 +30,7 @@ import pytest
 from confluent_kafka import ElectionType, Producer
 from confluent_kafka import TopicPartition as ConfluentPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
@@ -47,7 +47,7 @@ PATIENT = timedelta(seconds=20)
 CANARY_TOPIC = "dcdr-canary.internal"
 LEDGER_TOPIC = "dcdr-ledger.internal"
 OFFSETS_TOPIC = "connect-offsets.internal"
-USERS = ("admin", "broker", "app", "canary")
+USERS = ("admin", "broker", "app", "canary", "mirror-canary")
 
 
 @dataclass
@@ -100,6 +100,7 @@ class RealKafka:
             "bootstrap": self.bootstrap,
             "admin": self.credentials("admin"),
             "canary": self.credentials("canary"),
+            "mirror_canary": self.credentials("mirror-canary"),
             **more,
         }
         return KafkaSettings.model_validate(values)
@@ -172,10 +173,22 @@ class RealKafka:
             created.result(10)
 
     def allow_canary(self, topic: str) -> None:
-        """What the canary needs, and no more."""
+        """What the canaries need, and no more."""
         self.allow(
             "canary", (ResourceType.TOPIC, topic, AclOperation.WRITE), (ResourceType.GROUP, topic, AclOperation.READ)
         )
+        self.allow("mirror-canary", (ResourceType.TOPIC, topic, AclOperation.WRITE))
+
+    def mirror_allowed(self, allowed: bool) -> None:
+        """Refuse the mirror's canary by a rule for it alone, or remove that rule."""
+        rule = ResourceType.TOPIC, CANARY_TOPIC, ResourcePatternType.LITERAL, "User:mirror-canary", "*"
+        which = *rule, AclOperation.WRITE, AclPermissionType.DENY
+        if allowed:
+            for deleted in self.admin().delete_acls([AclBindingFilter(*which)]).values():
+                deleted.result(10)
+        else:
+            for created in self.admin().create_acls([AclBinding(*which)]).values():
+                created.result(10)
 
     def producer(self, user: str = "app", **more: object) -> Producer:
         return Producer(self.client(user, **{"linger.ms": 0, **more}))

@@ -63,6 +63,9 @@ class KafkaWorld(Protocol):
     async def leave_all(self) -> None:
         """End every member."""
 
+    async def mirror_allowed(self, allowed: bool) -> None:
+        """Let the mirror's principals write, or refuse them, as the brokers' authorizer does."""
+
     async def store_position(self, place: TopicPartition, offset: int | None) -> None:
         """What Connect does when `CONNECTOR` has copied up to `offset`, or forgets."""
 
@@ -102,6 +105,9 @@ class MemoryKafkaWorld:
 
     async def leave_all(self) -> None:
         return None
+
+    async def mirror_allowed(self, allowed: bool) -> None:
+        self.world.set_rules("dc-a", mirror_denied=not allowed)
 
     async def store_position(self, place: TopicPartition, offset: int | None) -> None:
         self.world.set_connector("dc-a", CONNECTOR, state=ConnectorState.STOPPED, tasks=[])
@@ -194,6 +200,10 @@ class RealKafkaWorld:
     async def leave_all(self) -> None:
         members, self._members = self._members, []
         await asyncio.gather(*(asyncio.to_thread(member.close) for member in members))
+
+    async def mirror_allowed(self, allowed: bool) -> None:
+        """By a rule: the refusal that the canary sees is the same."""
+        await asyncio.to_thread(self.kafka.mirror_allowed, allowed)
 
     async def store_position(self, place: TopicPartition, offset: int | None) -> None:
         await self.store(CONNECTOR, {"cluster": SOURCE, "partition": place.partition, "topic": place.topic}, offset)

@@ -112,6 +112,33 @@ async def test_the_two_gates_are_independent(world: KafkaWorld) -> None:
     assert await world.app_commits(fresh("group"), place, 0)
 
 
+async def test_the_mirrors_gate_is_seen_beside_the_users_one(world: KafkaWorld) -> None:
+    await _mirror_gates(world.fence, Gate.OPEN)
+    await world.mirror_allowed(False)
+    await _mirror_gates(world.fence, Gate.CLOSED)
+    assert set((await world.fence.users_gates()).values()) == {Gate.OPEN}
+    await world.mirror_allowed(True)
+    await _mirror_gates(world.fence, Gate.OPEN)
+
+
+async def _mirror_gates(fence: ProduceFence, gate: Gate) -> None:
+    async def check() -> bool:
+        return set((await fence.mirror_gates()).values()) == {gate}
+
+    await eventually(check)
+
+
+@pytest.mark.real
+async def test_without_a_mirrors_canary_its_gate_cannot_be_asked_for(real_kafka: RealKafka) -> None:
+    cluster = real_kafka.cluster(mirror_canary=None)
+    await cluster.warm()
+    try:
+        with pytest.raises(MisconfiguredError, match=r"kafka\.mirror_canary"):
+            await cluster.fence.mirror_gates()
+    finally:
+        await cluster.close()
+
+
 @pytest.mark.real
 async def test_opening_leaves_other_peoples_rules_alone(real: RealKafkaWorld) -> None:
     theirs = AclBinding(
@@ -141,9 +168,10 @@ async def test_a_frozen_broker_is_unknown_and_costs_one_deadline(real_kafka_3: R
 
     async def known_within_the_deadline() -> bool:
         began = time.monotonic()
-        gates, group_gates = await asyncio.gather(cluster.fence.users_gates(), cluster.fence.group_gates())
-        assert gates[frozen.node] is group_gates[frozen.node] is Gate.UNKNOWN
-        return time.monotonic() - began < 2.0 and gates == group_gates == expected
+        fence = cluster.fence
+        users, groups, mirror = await asyncio.gather(fence.users_gates(), fence.group_gates(), fence.mirror_gates())
+        assert users[frozen.node] is groups[frozen.node] is mirror[frozen.node] is Gate.UNKNOWN
+        return time.monotonic() - began < 2.0 and users == groups == mirror == expected
 
     try:
         await cluster.fence.verify_canary()

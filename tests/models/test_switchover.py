@@ -87,6 +87,9 @@ CHANGES: dict[Step, Callable[[LeaseRecord], LeaseRecord]] = {
 }
 """Steps whose effect is a compare-and-swap of the record."""
 
+CONFIRMED = (names.CLOSE, names.CLOSE_MIRROR)
+"""Those that wait for an agent to obey, and for the brokers."""
+
 
 @cache
 def changed(record: LeaseRecord, step: Step) -> LeaseRecord | None:
@@ -110,8 +113,8 @@ def steps(world: World, variant: Variant) -> Iterator[tuple[str, World]]:
     plan = order(variant)
     if world.step < len(plan):
         step = plan[world.step]
-        if step is names.CLOSE and not world.record.closed and (closed := changed(world.record, step)) is not None:
-            yield "dc-a's agent closes it", replace(world, record=closed)
+        if step in CONFIRMED and (closed := changed(world.record, step)) not in (None, world.record):
+            yield f"dc-a's agent obeys {step.name}", replace(world, record=closed)
         for after in does(world, step, variant):
             done = replace(after, step=world.step + 1)
             yield step.name, done
@@ -171,7 +174,7 @@ def mirrors(world: World, mirror: int, variant: Variant) -> Iterator[tuple[str, 
 
 def does(world: World, step: Step, variant: Variant, late: bool = False) -> Iterator[World]:
     """One attempt of a step: the world after it; nothing where it waits or is refused."""
-    if step in CHANGES and step is not names.CLOSE:  # which waits for its agent, and for the brokers
+    if step in CHANGES and (step not in CONFIRMED or late):
         record = changed(world.record, step)
         if record is None and late and not variant.refuses_late and step is names.CLOSE_MIRROR:
             record = world.record.model_copy(update={"holder": "dc-a", "epoch": 1, "phase": Phase.OPEN, "op_id": None})
@@ -180,6 +183,9 @@ def does(world: World, step: Step, variant: Variant, late: bool = False) -> Iter
         world = replace(world, record=record)
     if step is names.CLOSE:
         if world.record.closed and world.gates[0] is Role.NONE:
+            yield world
+    elif step is names.CLOSE_MIRROR and not late:
+        if not world.record.mirrored and world.gates[1] is Role.NONE:
             yield world
     elif step is names.CUT:
         if not (variant.settles and world.permitted):

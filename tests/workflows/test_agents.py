@@ -14,7 +14,7 @@ from workflows import steps
 
 
 async def test_a_switchover_is_carried_out_by_the_agents_and_their_markers_follow(build: Callable[..., Case]) -> None:
-    case = build(agents=True)
+    case = build(agents=True, gated=True)
     async with case.agents() as agents, case.worker():
         handle = await case.start()
         report = await asyncio.wait_for(handle.result(), RUN_SECONDS)

@@ -289,7 +289,11 @@ async def test_a_mirror_that_was_seeded_ran_and_was_stopped_by_hand_copies_nothi
     assert case.judge() == []
 
 
-async def test_a_record_accepted_after_the_cut_is_found_by_the_last_look(case: Case) -> None:
+@pytest.mark.parametrize("gated", [False, True], ids=["ungated", "gated"])
+async def test_a_record_accepted_after_the_cut_is_found_by_the_last_look(
+    build: Callable[..., Case], gated: bool
+) -> None:
+    case = build(gated=gated)
     hold = Failpoint(steps.HAND_OVER.name, "before", "hold")
     async with case.worker(hold):
         handle = await case.start()
@@ -299,6 +303,20 @@ async def test_a_record_accepted_after_the_cut_is_found_by_the_last_look(case: C
         report = await result(handle)
     assert report.outcome is Outcome.DONE
     assert report.tail == ()
+    assert case.judge() == []
+
+
+async def test_an_abort_behind_the_mirrors_closed_gate_lets_the_mirror_in_again(build: Callable[..., Case]) -> None:
+    case = build(gated=True)
+    hold = Failpoint(steps.CLOSE_MIRROR.name, "after", "hold")
+    async with case.worker(hold):
+        handle = await case.start()
+        await case.reached(hold)
+        closed = case.lease
+        await abort(case.client, case.scope, AbortRequest(by="ana", reason="changed my mind"))
+        report = await result(handle)
+    assert report.outcome is Outcome.AS_BEFORE
+    assert (closed.mirrored, case.lease.mirrored) == (False, True)
     assert case.judge() == []
 
 

@@ -210,6 +210,23 @@ async def test_overtaken_meanwhile_it_closes_again_what_it_opened(build: Callabl
     assert left.lets_in[:2] == (False, False)
 
 
+async def test_behind_the_mirrors_closed_gate_no_task_is_restarted(build: Callable[..., Left]) -> None:
+    left = build(dc="dc-a", gated=True)
+    await left.close()
+    left.after = timedelta(0)
+    await left.look()
+    left.world.lag_broker("dc-b", 2, asks=1)
+    left.world.set_rules("dc-b", mirror_denied=True)
+    left.after = GRACE
+    asked = "dc-b/connect.restart"
+    with pytest.raises(NotYetError, match=r"the mirror is not let in by brokers \[2\] of dc-b"):
+        await left.look()
+    assert asked not in left.world.calls()
+    assert left.world.users_open("dc-a"), "users are let in all the same"
+    await left.look()
+    assert asked in left.world.calls()
+
+
 async def test_what_the_agent_opened_again_is_as_before(build: Callable[..., Left]) -> None:
     """Its deadline over before the handover, the old side is open by the lease, and then all the rest follows."""
     left = build(dc="dc-a")

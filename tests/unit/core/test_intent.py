@@ -65,6 +65,13 @@ def test_a_handover_that_looked_before_the_cut_was_taken_again_is_refused() -> N
     assert intents.obey(record, wish(Ask.HAND_OVER, cuts=1)).holder == "dc-b"
 
 
+def test_a_wish_to_close_the_mirror_from_before_the_cut_was_taken_again_is_refused() -> None:
+    record = after(Ask.BEGIN, Ask.CLOSE, Ask.CLOSE_MIRROR, Ask.EXTEND)
+    with pytest.raises(SupersededError, match="taken again"):
+        intents.obey(record, wish(Ask.CLOSE_MIRROR, cuts=0))
+    assert not intents.obey(record, wish(Ask.CLOSE_MIRROR, cuts=1)).mirrored
+
+
 def test_nothing_is_handed_over_by_a_side_that_was_never_closed_to_its_users() -> None:
     with pytest.raises(PlanRefusedError, match="dc-a was never closed"):
         intents.obey(after(Ask.BEGIN), wish(Ask.HAND_OVER))

@@ -130,6 +130,24 @@ BAD: dict[str, tuple[Estate, Severity, str, str]] = {
         "fence",
         "canary's group cannot commit on the active side",
     ),
+    "mirror's canary refused on the standby": (
+        new(mirror_gates={1: Gate.OPEN, 2: Gate.CLOSED}),
+        RETRY,
+        "fence",
+        "the mirror's canary cannot write to the standby dc-b (broker 2 closed)",
+    ),
+    "mirror's canary answered by nobody": (
+        new(mirror_gates={}),
+        RETRY,
+        "fence",
+        "the mirror's canary cannot write to the standby dc-b (no broker)",
+    ),
+    "mirror's canary taken for a user": (
+        old(mirror_gates={1: Gate.CLOSED, 2: Gate.OPEN}),
+        RETRY,
+        "fence",
+        "the mirror's canary can write to the active side dc-a: broker 2 open",
+    ),
     "standby open": (
         new(user_gates={1: Gate.CLOSED, 2: Gate.OPEN}),
         RETRY,

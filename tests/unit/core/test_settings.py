@@ -22,6 +22,9 @@ def member(name: str) -> dict[str, Any]:
     }
 
 
+AGENT = {"listen": "127.0.0.1:7443", "status": "127.0.0.1:7480", "state": "state"}
+
+
 def document(**changes: Any) -> dict[str, Any]:
     lab = {
         "members": {name: member(name) for name in ("dc-a", "dc-b")},
@@ -93,6 +96,10 @@ def test_a_member_that_is_also_the_arbiter_is_refused(load: Any) -> None:
         ),
         (document(fence="none"), "scopes.lab.fence"),
         (document(fence="authorizer"), "needs an agent at each member, and dc-a, dc-b has none"),
+        (
+            document(fence="authorizer", members={name: {**member(name), "agent": AGENT} for name in ("dc-a", "dc-b")}),
+            "needs kafka.mirror_canary at each member, and dc-a, dc-b has none",
+        ),
         (document(lease={"automatic": True}), "lease.automatic needs fence: authorizer"),
         (document(lease={"times": {"wait": 20}}), "R2 wait (1 - rho) >= validity (1 + rho) + pause: 19.98 < 26.018 s"),
         (document(mirror={"source_connector": "mm2-source"}), "scopes.lab.mirror.source_connector"),

@@ -145,4 +145,7 @@ def test_the_products_settings_load_and_name_files_rather_than_secrets(
     agent = scope.members["dc-b"].agent
     assert agent is not None
     assert agent.tls == TlsSettings(**tls.files(home, "agent-dc-b"))
+    canary = scope.members["dc-b"].kafka.mirror_canary
+    assert canary is not None
+    assert canary.username in kafka.MIRRORS
     assert "secret-of" not in text
