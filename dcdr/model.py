@@ -44,6 +44,10 @@ class SwitchoverRequest(Message):
     """Preflight and plan only: nothing is changed."""
 
 
+BY_ITSELF = frozenset({"watch", "worker"})
+"""`requested_by` of failovers that no person asked for: they go on from a takeover, and never ask for one."""
+
+
 class FailoverRequest(Message):
     """`target` is to become active although the active side is lost. Started by the watch, or asked for by a person."""
 
@@ -782,6 +786,34 @@ class ForkResult(StepResult):
     hold: str = ""
 
 
+class TakeoverResult(StepResult):
+    """What the lease says of a failover. Exactly one of `operation` (to be carried out: a new one, or one that was left
+    unfinished), `ask` (the source holds the lease: its taking over can be asked for) and `refused` (why neither)."""
+
+    operation: Operation | None = None
+    ask: Operation | None = None
+    refused: str = ""
+    adopted: bool = False
+    """`operation` was begun by another run, or by the target's agent."""
+    holder: DataCenterName
+    epoch: int
+    acquired_at: datetime | None = None
+    acquired_after_s: float | None = None
+    acceptance_valid: timedelta
+
+
+class Holding(Message):
+    """A failover that does not go on by itself: what it would lose at most, and why it asks. An acceptance names this
+    bound; after `until` it is computed again, and asked for anew."""
+
+    source: DataCenterName
+    target: DataCenterName
+    bound: LossBound
+    why: str
+    since: datetime
+    until: datetime
+
+
 class LeftoverResult(StepResult):
     """An operation the lease still names: where it stands, and the ledger entry its handover named."""
 
@@ -825,14 +857,15 @@ class TransitionReport(Message):
     warnings: tuple[str, ...] = ()
     outage: timedelta | None = None
     """From the confirmed closing on the source to the flip, by the activities' own clocks; what producers felt is
-    measured by the load generator."""
+    measured by the load generator. Of a failover: from the source's last sign of life to the flip."""
     kind: OperationKind = OperationKind.SWITCHOVER
     loss: LossBound | None = None
     """Of a failover: what is lost at most."""
     accepted_by: str = ""
     """Who accepted a loss above the budget."""
     rto: dict[str, timedelta] = {}
-    """Of a failover: detect, decide, fence, record, open, flip, in this order."""
+    """Of a failover: detect, decide, fence, record, (hold,) open, flip, in this order: each from the end of the one
+    before it. What was not measured is not in it."""
     recovered: tuple[str, ...] = ()
     """Operations left behind that this run finished or undid first, and their groups that are not exact."""
     steps: tuple[StepReport, ...] = ()

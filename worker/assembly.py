@@ -11,6 +11,7 @@ from temporalio.worker import Worker
 
 from activities.cut import CutActivities
 from activities.endpoint import EndpointActivities
+from activities.failover import FailoverActivities
 from activities.failpoints import Failpoints
 from activities.fence import FenceActivities
 from activities.groups import GroupActivities
@@ -20,12 +21,13 @@ from activities.mirror import MirrorActivities
 from activities.status import StatusActivities
 from dcdr.book import LedgerBook
 from dcdr.ports import Directory
+from workflows.failover import FailoverWorkflow
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow
 from workflows.temporal import FAILURE_TYPES, TASK_QUEUE
 from workflows.unknown import UnknownWorkflow
 
-WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [SwitchoverWorkflow, FailoverWorkflow, RecoveryWorkflow, UnknownWorkflow]
 
 
 def activities_of(directory: Directory) -> list[Callable[..., Any]]:
@@ -38,6 +40,7 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
     groups = GroupActivities(directory, book)
     mirror = MirrorActivities(directory, book)
     endpoint = EndpointActivities(directory)
+    failover = FailoverActivities(directory, book)
     return [
         status.preflight,
         status.mirrors,
@@ -66,6 +69,16 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
         mirror.seed,
         mirror.start,
         endpoint.flip,
+        failover.observe,
+        failover.ask_takeover,
+        failover.take_up,
+        failover.fence,
+        failover.record,
+        failover.stands,
+        failover.open_up,
+        failover.groups,
+        failover.close_source,
+        failover.restore,
     ]
 
 
