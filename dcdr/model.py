@@ -287,6 +287,25 @@ class Spans(NamedTuple):
     complete: bool
 
 
+class Measured(NamedTuple):
+    """The visible records of a range, counted and not kept.
+
+    `first`, `last`: offsets, None where there is none. `bytes`: of keys, values and headers, before compression.
+    `earliest_ms`, `latest_ms`: of the records' own timestamps. `digest`: over all of them in order, so that two equal
+    ones hold the same records, whatever their offsets. `complete` is False when the read ended before the end of the
+    range (an open transaction).
+    """
+
+    records: int = 0
+    bytes: int = 0
+    first: int | None = None
+    last: int | None = None
+    earliest_ms: int | None = None
+    latest_ms: int | None = None
+    digest: bytes = b""
+    complete: bool = False
+
+
 class Gate(StrEnum):
     """What one broker answered the canary. UNKNOWN is never taken for CLOSED."""
 
