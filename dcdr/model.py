@@ -630,6 +630,19 @@ class LossReport(Entry):
         return "loss"
 
 
+class TailPart(Message):
+    """What a run of the tail's computation has done so far, kept beside the ledger's entries: a run that lost its
+    worker goes on behind `done`. The next run overwrites it."""
+
+    run: str
+    fork: str
+    """Digest of the Fork entry it is computed against."""
+    done: TopicPartition
+    """The last partition of this part; they are taken in order."""
+    checked: int
+    rows: tuple[LostRows, ...]
+
+
 class TailRequest(Message):
     """Compute the tail that the last failover of `scope` left on the old side."""
 
