@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from starter.loss import loss
+
 if TYPE_CHECKING:
     from dcdr.model import SwitchoverRequest, TransitionReport
     from starter.client import Ended
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
+
+app.command()(loss)
 
 DONE, FAILED, USAGE, REFUSED, RUNNING, UNREACHABLE, AS_BEFORE, INTERRUPTED = 0, 1, 2, 3, 4, 6, 7, 130
 
