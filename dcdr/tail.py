@@ -93,7 +93,7 @@ def lost(
         first=seen.first,
         last=seen.last,
         records=seen.records,
-        bytes=seen.bytes,
+        bytes=seen.size,
         first_at=_time(seen.earliest_ms),
         last_at=_time(seen.latest_ms),
         note="; ".join(notes),

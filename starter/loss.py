@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from temporalio.client import Client, WorkflowHandle
 
-    from dcdr.model import LostRows, TailRequest, TailResult
+    from dcdr.model import KeysRequest, LostRows, TailRequest, TailResult
     from workflows.tail import TailWorkflow
 
 
@@ -25,12 +25,18 @@ def loss(
     compute: Annotated[
         bool, typer.Option("--compute", help="Compute it (again); the watch does so when the old side is back.")
     ] = False,
+    keys: Annotated[str, typer.Option("--keys", help="Instead: keys of the lost records of this topic.")] = "",
+    limit: Annotated[int, typer.Option(help="With --keys: how many at most, up to 1000.")] = 100,
     timeout: Annotated[float, typer.Option(help="Seconds to wait with --compute; it goes on after them.")] = 600.0,
     output: Annotated[LossOutput, typer.Option("-o", "--output", help="table or json.")] = LossOutput.TABLE,
 ) -> None:
     """What the last failover of SCOPE lost: records its old side took and its new side never had."""
-    from starter.cli import _run, _scope
+    from starter.cli import _run, _scope, _valid
 
+    if keys:
+        from dcdr.model import KeysRequest
+
+        _run(_keys(_valid(KeysRequest, scope=scope, topic=keys, limit=limit), output))
     _run(_loss(_scope(scope), compute, timeout, output))
 
 
@@ -92,6 +98,38 @@ async def _loss(scope: str, compute: bool, timeout: float, output: LossOutput) -
         _say(f"error: {cause.message if isinstance(cause, ApplicationError) else cause}")
         return REFUSED if isinstance(cause, ApplicationError) and cause.type in REFUSALS else FAILED
     typer.echo(loss_table(result) if output is LossOutput.TABLE else result.model_dump_json())
+    return DONE
+
+
+async def _keys(request: KeysRequest, output: LossOutput) -> int:
+    from temporalio.client import WorkflowFailureError
+    from temporalio.exceptions import ApplicationError
+
+    from starter.cli import DONE, FAILED, REFUSED, _say
+    from starter.client import REFUSALS, _innermost
+    from workflows.tail import TailKeysWorkflow, tail_id
+    from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT, connect
+
+    client = await connect()
+    try:
+        found = await client.execute_workflow(
+            TailKeysWorkflow.run,
+            request,
+            id=f"{tail_id(request.scope)}-keys",
+            task_queue=TASK_QUEUE,
+            task_timeout=TASK_TIMEOUT,
+        )
+    except WorkflowFailureError as error:
+        cause = _innermost(error)
+        _say(f"error: {cause.message if isinstance(cause, ApplicationError) else cause}")
+        return REFUSED if isinstance(cause, ApplicationError) and cause.type in REFUSALS else FAILED
+    if output is LossOutput.JSON:
+        typer.echo(found.model_dump_json())
+        return DONE
+    for key in found.keys:
+        typer.echo(key)
+    if found.more:
+        _say(f"there are more than these {len(found.keys)}: --limit takes up to 1000")
     return DONE
 
 

@@ -23,11 +23,11 @@ from dcdr.book import LedgerBook
 from dcdr.ports import Directory
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow
-from workflows.tail import TailWorkflow
+from workflows.tail import TailKeysWorkflow, TailWorkflow
 from workflows.temporal import FAILURE_TYPES, TASK_QUEUE
 from workflows.unknown import UnknownWorkflow
 
-WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, TailWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, TailWorkflow, TailKeysWorkflow, UnknownWorkflow]
 
 
 def activities_of(directory: Directory) -> list[Callable[..., Any]]:
@@ -71,6 +71,7 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
         endpoint.flip,
         tail.reachable,
         tail.compute,
+        tail.keys,
     ]
 
 

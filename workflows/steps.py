@@ -44,6 +44,7 @@ RESTORE = Step("mirror.restore", "restart the mirror's tasks")
 RESUME_CHECKPOINT = Step("checkpoint.resume", "resume the checkpoint connector")
 
 TAIL = Step("tail.compute", "compute the tail of the side left behind")
+KEYS = Step("tail.keys", "read the keys of lost records")
 
 TO_THE_HANDOVER = (
     BEGIN,

@@ -18,9 +18,11 @@ from dcdr import drain
 from dcdr.model import (
     Fork,
     ForkRow,
+    KeysRequest,
     LeaseRecord,
     LossBound,
     LossReport,
+    LostKeys,
     LostRows,
     Operation,
     OperationKind,
@@ -32,7 +34,7 @@ from dcdr.model import (
 )
 from tests.workflows.harness import RUN_SECONDS, Case, end
 from workflows import steps
-from workflows.tail import TailWorkflow, tail_id
+from workflows.tail import TailKeysWorkflow, TailWorkflow, tail_id
 
 A_TO_B, B_TO_A = "mm2-source.dc-a-to-dc-b", "mm2-source.dc-b-to-dc-a"
 
@@ -291,6 +293,29 @@ async def test_the_watch_is_told_when_a_tail_can_be_computed_and_only_until_it_i
     async with quiet.worker():
         await computed(quiet)
     assert not await activities.reachable(quiet.scope)
+
+
+async def test_keys_of_lost_records_are_told_on_request(quiet: Case) -> None:
+    quiet.world.mirror_rate(0)
+    quiet.world.produce("dc-a", "orders", 0, ["ada=1", "bob=1", "ada=2"])
+    quiet.world.produce("dc-a", "orders", 2, ["eve=1"])
+    await fail_over(quiet)
+    come_back(quiet)
+
+    async def keys(**more: Any) -> LostKeys:
+        request = KeysRequest(scope=quiet.scope, **more)
+        run = quiet.client.execute_workflow(
+            TailKeysWorkflow.run, request, id=f"{tail_id(quiet.scope)}-keys", task_queue=quiet.queue
+        )
+        return await asyncio.wait_for(run, RUN_SECONDS)
+
+    async with quiet.worker():
+        await computed(quiet)
+        assert await keys(topic="orders") == LostKeys(topic="orders", keys=("ada", "bob", "eve"), more=False)
+        assert await keys(topic="orders", limit=2) == LostKeys(topic="orders", keys=("ada", "bob"), more=True)
+        with pytest.raises(WorkflowFailureError) as caught:
+            await keys(topic="payments")
+    assert "names no tail of topic payments" in str(caught.value.cause.__cause__)
 
 
 async def test_a_scope_without_a_failover_has_no_tail(case: Case) -> None:
