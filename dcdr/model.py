@@ -295,6 +295,25 @@ class Spans(NamedTuple):
     complete: bool
 
 
+class Measured(NamedTuple):
+    """The visible records of a range, counted and not kept.
+
+    `first`, `last`: offsets, None where there is none. `size`: bytes of keys, values and headers, before compression.
+    `earliest_ms`, `latest_ms`: of the records' own timestamps. `digest`: over all of them in order, so that two equal
+    ones hold the same records, whatever their offsets. `complete` is False when the read ended before the end of the
+    range (an open transaction).
+    """
+
+    records: int = 0
+    size: int = 0
+    first: int | None = None
+    last: int | None = None
+    earliest_ms: int | None = None
+    latest_ms: int | None = None
+    digest: bytes = b""
+    complete: bool = False
+
+
 class Gate(StrEnum):
     """What one broker answered the canary. UNKNOWN is never taken for CLOSED."""
 
@@ -626,6 +645,19 @@ class LossReport(Entry):
         return "loss"
 
 
+class TailPart(Message):
+    """What a run of the tail's computation has done so far, kept beside the ledger's entries: a run that lost its
+    worker goes on behind `done`. The next run overwrites it."""
+
+    run: str
+    fork: str
+    """Digest of the Fork entry it is computed against."""
+    done: TopicPartition
+    """The last partition of this part; they are taken in order."""
+    checked: int
+    rows: tuple[LostRows, ...]
+
+
 class TailRequest(Message):
     """Compute the tail that the last failover of `scope` left on the old side."""
 
@@ -650,6 +682,24 @@ class TailResult(Message):
     bound: LossBound
     rows: tuple[LostRows, ...] = ()
     """The first hundred."""
+
+
+class KeysRequest(Message):
+    """Whose records were lost: distinct keys of the reported tail of one topic, `limit` at most."""
+
+    scope: ScopeName
+    topic: Annotated[str, StringConstraints(min_length=1, max_length=249)]
+    operation_id: str | None = None
+    """None: of the last failover."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class LostKeys(Message):
+    """In order of partition and offset; UTF-8 where it is that, else `hex:` and the bytes. `more`: not all of them."""
+
+    topic: str
+    keys: tuple[str, ...]
+    more: bool
 
 
 # --- results --------------------------------------------------------------------------------------------------------

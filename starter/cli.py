@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from starter.loss import loss
+
 if TYPE_CHECKING:
     from dcdr.model import FailoverRequest, SwitchoverRequest, TransitionReport
     from starter.client import Ended
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
+
+app.command()(loss)
 
 DONE, FAILED, USAGE, REFUSED, RUNNING, HOLDING, UNREACHABLE, AS_BEFORE, SUPERSEDED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 INTERRUPTED = 130

@@ -19,15 +19,19 @@ from activities.interceptor import StepInterceptor
 from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from activities.status import StatusActivities
+from activities.tail import TailActivities
 from dcdr.book import LedgerBook
 from dcdr.ports import Directory
 from workflows.failover import FailoverWorkflow
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow
+from workflows.tail import TailKeysWorkflow, TailWorkflow
 from workflows.temporal import FAILURE_TYPES, TASK_QUEUE
 from workflows.unknown import UnknownWorkflow
 
-WORKFLOWS: list[type] = [SwitchoverWorkflow, FailoverWorkflow, RecoveryWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [
+    SwitchoverWorkflow, FailoverWorkflow, RecoveryWorkflow, TailWorkflow, TailKeysWorkflow, UnknownWorkflow,
+]  # fmt: skip
 
 
 def activities_of(directory: Directory) -> list[Callable[..., Any]]:
@@ -41,6 +45,7 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
     mirror = MirrorActivities(directory, book)
     endpoint = EndpointActivities(directory)
     failover = FailoverActivities(directory, book)
+    tail = TailActivities(directory)
     return [
         status.preflight,
         status.mirrors,
@@ -79,6 +84,9 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
         failover.groups,
         failover.close_source,
         failover.restore,
+        tail.reachable,
+        tail.compute,
+        tail.keys,
     ]
 
 

@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-KNOWN = ("Switchover", "Failover", "Recovery")
+KNOWN = ("Switchover", "Failover", "Recovery", "Tail")
 
 
 @workflow.defn(dynamic=True)

@@ -160,7 +160,7 @@ def mirrors(world: World, n: int, site: str) -> Iterator[tuple[str, World]]:
 @cache
 def may_take_over(record: LeaseRecord, site: str) -> bool:
     """By the product, when nothing was heard of the holder for long enough, and a person asks."""
-    known = Tenure(site, StoredLease(record, 1), since=-TIMING.wait)
+    known = Tenure(site, stored=StoredLease(record, 1), since=-TIMING.wait)
     return tenure.may_take_over(known, 0, TIMING) and not tenure.held_back(
         record, site, DEADLINE, timedelta(hours=1), asked=True
     )

@@ -49,7 +49,7 @@ class Failing:
 
     @property
     def scope(self) -> Scope:
-        return replace(self.directory.scope("lab"), cooperative=self.cooperative)
+        return replace(self.directory.scope("lab"), gated=not self.cooperative)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Scope]:
