@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
 
 DONE, FAILED, USAGE, REFUSED, RUNNING, UNREACHABLE, AS_BEFORE, INTERRUPTED = 0, 1, 2, 3, 4, 6, 7, 130
+NOT_WATCHED = 8
 
 NAME_RULE = "a name has lower-case letters, digits and dashes between them, at most 63 characters"
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NOT_WATCHED = 8
+"""As `starter.cli` has it."""
 LOOK_AGAIN_SECONDS = 0.5
 
 

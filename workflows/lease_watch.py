@@ -83,8 +83,8 @@ class LeaseWatchWorkflow:
     async def run(self, state: WatchState) -> None:
         _check(state)
         workflow.upsert_search_attributes([SCOPE.value_set(state.scope)])
+        self._first_change = state.changes
         await self._read_back()
-        self._first_change = self._state.changes
         while True:
             await self._act()
             self._show()

@@ -30,7 +30,17 @@ from starter.show import report_table
 ROOT = Path(__file__).parents[3]
 CODES = {
     name: getattr(cli, name)
-    for name in ("DONE", "FAILED", "USAGE", "REFUSED", "RUNNING", "UNREACHABLE", "AS_BEFORE", "INTERRUPTED")
+    for name in (
+        "DONE",
+        "FAILED",
+        "USAGE",
+        "REFUSED",
+        "RUNNING",
+        "UNREACHABLE",
+        "AS_BEFORE",
+        "NOT_WATCHED",
+        "INTERRUPTED",
+    )
 }
 
 
