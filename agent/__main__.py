@@ -102,6 +102,7 @@ async def serve(job: Job) -> None:
     keeper = Keeper(
         job.dc, job.scope, store, wishes, timing,
         automatic=scope.lease.automatic, obeyed=job.obeyed, floor=lambda: epoch.highest, remember=epoch.saw,
+        cool_down=scope.failover.cool_down,
     )  # fmt: skip
     connect = ConnectControl(job.dc, scope.members[job.dc].connect)
     async with asyncio.TaskGroup() as tasks:

@@ -1,4 +1,4 @@
-"""What an agent shows of itself: metrics for Prometheus, /healthz (it runs), /readyz (it can do its part)."""
+"""What an agent shows of itself: metrics for Prometheus, /healthz (it runs), /readyz (it can do its part), /status."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class StatusServer:
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/status", self._status)
         app.router.add_get("/metrics", make_aiohttp_handler(metrics))
         return app
 
@@ -60,6 +61,24 @@ class StatusServer:
         found = self.unready()
         return web.Response(text="\n".join(found or ["ready"]) + "\n", status=503 if found else 200)
 
+    async def _status(self, _: web.Request) -> web.Response:
+        """As JSON what `dcdr status` and a refused takeover tell people: what this agent knows, and why it waits."""
+        marker, record = self._keeper.marker(), self._keeper.known.record
+        return web.json_response(
+            {
+                "scope": self._scope,
+                "dc": self._dc,
+                "holder": record and record.holder,
+                "phase": record and record.phase.value,
+                "epoch": marker.epoch,
+                "role": marker.role.value,
+                "valid_s": marker.valid_s,
+                "holds_back": self._keeper.holds_back,
+                "trouble": list(self.fitness.trouble),
+                "unready": self.unready(),
+            }
+        )
+
     def collect(self) -> Iterator[Metric]:
         """What Prometheus is told, as it is at this moment."""
         marker, known = self._keeper.marker(), self._keeper.known
@@ -70,6 +89,7 @@ class StatusServer:
             ("dcdr_agent_marker_valid_seconds", "how long the marker holds without news"): marker.valid_s,
             ("dcdr_agent_epoch", "the epoch of the lease as last seen, 0 if never"): marker.epoch,
             ("dcdr_agent_fit", "1 while the last look at Kafka found no trouble"): not self.fitness.trouble,
+            ("dcdr_agent_held_back", "1 while it would not take the lease over"): bool(self._keeper.holds_back),
             ("dcdr_agent_nodes_served", "brokers and controllers that asked lately"): self._served(),
         }
         counters = {

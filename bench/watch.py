@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from uuid import uuid4
 import typer
 from temporalio import activity, workflow
 from temporalio.client import Client
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
@@ -241,10 +242,11 @@ async def settled(client: Client, name: str, changes: int) -> Watching:
     handle = client.get_workflow_handle(watch_id(name))
     async with asyncio.timeout(GIVE_UP_S):
         while True:
-            found: Watching = await handle.query("watching", result_type=Watching)
-            if found.state.changes >= changes:
-                return found
-            await asyncio.sleep(0.1)
+            with suppress(RPCError):  # a worker that is busy, or between two runs
+                found: Watching = await handle.query("watching", result_type=Watching)
+                if found.state.changes >= changes:
+                    return found
+            await asyncio.sleep(0.3)
 
 
 async def take_over(shelf: Shelf, first: FirstStep, name: str, times: int) -> None:

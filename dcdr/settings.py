@@ -220,10 +220,11 @@ class ScopeSettings(_Section):
                 f"fence: authorizer needs an agent at each member, and {', '.join(without)} has none: nobody would "
                 "tell its brokers to open. Add members.*.agent, or set fence: acl"
             )
-        if self.fence is Fence.ACL and self.lease.automatic:
+        if self.fence is Fence.ACL and self.lease.automatic and not self.failover.even_behind_acls:
             raise ValueError(
                 "lease.automatic needs fence: authorizer: with fence: acl a side that is cut off stays open, and two "
-                "could be written at once. Install the authorizer, or leave lease.automatic out"
+                "could be written at once. Install the authorizer, or leave lease.automatic out; "
+                "an owner who accepts that says so in failover.even_behind_acls"
             )
         return self
 

@@ -16,7 +16,7 @@ from workflows.transition import transition_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOT_WATCHED = 8
+NOT_WATCHED = 9
 """As `starter.cli` has it."""
 LOOK_AGAIN_SECONDS = 0.5
 
@@ -43,7 +43,7 @@ async def living(client: Client, scope: str, seconds: float) -> WatchView:
 
 
 async def show(scope: str, seconds: float, json: bool, echo: Callable[[str], None], say: Callable[[str], None]) -> int:
-    """Returns: 0, or 8 when no site has seen the lease lately."""
+    """Returns: 0, or 9 when no site has seen the lease lately."""
     client = await connect()
     await ensured(client, scope, say)
     found = await living(client, scope, seconds)
