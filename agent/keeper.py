@@ -32,9 +32,9 @@ class Keeper:
 
     `automatic`: take the lease over when its holder shows no sign of life; `cool_down` after the last takeover at the
     earliest. `ready`: why this data center could not go on from what it holds, empty when it could. `floor`: the
-    highest epoch this agent's disk remembers; `remember`: keeps an epoch there, before anything is told under it. `obeyed`:
-    brokers obey what is told, and each remembers epochs too: no takeover before one of them was heard. `clock`:
-    seconds, monotonic; `now`: aware, only for deadlines that people gave and for the cool-down.
+    highest epoch this agent's disk remembers; `remember`: keeps an epoch there, before anything is told under it.
+    `obeyed`: brokers obey what is told, and each remembers epochs too: no takeover before one of them was heard.
+    `clock`: seconds, monotonic; `now`: aware, only for deadlines that people gave and for the cool-down.
     """
 
     def __init__(

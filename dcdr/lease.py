@@ -104,7 +104,7 @@ def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> Leas
     found = standing(record, operation)
     if found is Standing.DRAINING:
         return record
-    if found is not Standing.NOT_BEGUN:
+    if operation.kind is not OperationKind.SWITCHOVER or found is not Standing.NOT_BEGUN:
         raise PlanRefusedError(
             f"cannot begin: the lease of {operation.scope} names {record.holder}, epoch {record.epoch}, "
             f"phase {record.phase.value}, operation {record.op_id or 'none'}; "
