@@ -122,10 +122,8 @@ def watch(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Whether somebody would see the lease of SCOPE move; starts its watch where it does not run. Exit 9: nobody."""
-    from starter import watch as watching
-
     scope = _scope(scope)
-    _run(watching.show(scope, wait, output is not Output.TABLE, typer.echo, _say))
+    _run(_watch(scope, wait, output))
 
 
 @app.command()
@@ -249,6 +247,13 @@ async def _accept_loss(scope: str, records: int | None, reason: str) -> int:
     acceptance = _valid(LossAcceptance, records=records, by=_user(), reason=reason)
     typer.echo(await front.accept_loss(await connect(), scope, acceptance))
     return DONE
+
+
+async def _watch(scope: str, wait: float, output: Output) -> int:
+    from starter.watch import show
+
+    alive = await show(scope, wait, output is not Output.TABLE, typer.echo, _say)
+    return DONE if alive else NOT_WATCHED
 
 
 async def _abort(scope: str, reason: str) -> int:

@@ -290,6 +290,9 @@ def test_ctrl_c_detaches_and_aborts_nothing(
         yield []
         await asyncio.sleep(60)
 
+    async def ensured(*_: Any) -> None:
+        pass
+
     async def connect() -> None:
         return None
 
@@ -370,6 +373,9 @@ def test_a_failover_that_holds_has_an_exit_code_of_its_own(
 
     async def holds(*_: object) -> Holding:
         return HELD
+
+    async def ensured(*_: Any) -> None:
+        pass
 
     async def connect() -> None:
         return None
