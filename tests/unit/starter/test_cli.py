@@ -290,9 +290,6 @@ def test_ctrl_c_detaches_and_aborts_nothing(
         yield []
         await asyncio.sleep(60)
 
-    async def ensured(*_: Any) -> None:
-        pass
-
     async def connect() -> None:
         return None
 
@@ -384,6 +381,7 @@ def test_a_failover_that_holds_has_an_exit_code_of_its_own(
     monkeypatch.setattr(client, "watch", watch)
     monkeypatch.setattr(client, "holding", holds)
     monkeypatch.setattr("workflows.temporal.connect", connect)
+    monkeypatch.setattr("starter.watch.ensured", ensured)
     request = FailoverRequest(scope="lab", target="dc-b")
     assert asyncio.run(cli._transition(request, timeout, cli.Output.TABLE, wait=wait)) == cli.HOLDING
     said = capsys.readouterr()
