@@ -3,7 +3,8 @@
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused (nothing was changed), 4 still running when --timeout ended,
 5 a failover holds for its loss to be accepted (when --timeout ended, or with --no-wait), 6 Temporal or a part of the
 estate cannot be reached, 7 undone (everything is as before), 8 superseded (the lease moved on, and the operation ended
-without touching a gate), 130 interrupted (the operation goes on). Data goes to stdout, progress to stderr.
+without touching a gate), 9 nobody watches the lease, 130 interrupted (the operation goes on). Data goes to stdout,
+progress to stderr.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ app.command()(loss)
 
 DONE, FAILED, USAGE, REFUSED, RUNNING, HOLDING, UNREACHABLE, AS_BEFORE, SUPERSEDED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 INTERRUPTED = 130
+NOT_WATCHED = 9
 
 NAME_RULE = "a name has lower-case letters, digits and dashes between them, at most 63 characters"
 
@@ -118,6 +120,17 @@ def status(scope: ScopeArgument, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
+def watch(
+    scope: ScopeArgument,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a sign of life.")] = 10.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Whether somebody would see the lease of SCOPE move; starts its watch where it does not run. Exit 9: nobody."""
+    scope = _scope(scope)
+    _run(_watch(scope, wait, output))
+
+
+@app.command()
 def abort(scope: ScopeArgument, reason: Annotated[str, typer.Option(help="Why.")] = "") -> None:
     """Undo the running operation; refused once its handover is scheduled."""
     scope = _scope(scope)
@@ -140,11 +153,14 @@ async def _transition(
     from dcdr.model import FailoverRequest
     from starter import client as front
     from starter.show import Live
+    from starter.watch import ensured
     from workflows.temporal import connect
 
     temporal = await connect()
     handle = await front.start(temporal, request)
     unplanned = isinstance(request, FailoverRequest)
+    if unplanned:
+        await ensured(temporal, request.scope, _say)
     undo = "" if unplanned else f"; abort with: dcdr abort {request.scope}"
     _say(f"{handle.id} started, run {handle.first_execution_run_id}{undo}")
     live = Live(jsonl=output is Output.JSONL)
@@ -195,10 +211,12 @@ async def _status(scope: str, output: Output) -> int:
     from dcdr.model import StepReport
     from starter import client as front
     from starter.show import next_sentence, steps_table
+    from starter.watch import ensured
     from workflows.temporal import connect
     from workflows.transition import transition_id
 
     temporal = await connect()
+    await ensured(temporal, scope, _say)
     handle = temporal.get_workflow_handle(transition_id(scope))
     try:
         description = await handle.describe()
@@ -233,6 +251,13 @@ async def _accept_loss(scope: str, records: int | None, reason: str) -> int:
     acceptance = _valid(LossAcceptance, records=records, by=_user(), reason=reason)
     typer.echo(await front.accept_loss(await connect(), scope, acceptance))
     return DONE
+
+
+async def _watch(scope: str, wait: float, output: Output) -> int:
+    from starter.watch import show
+
+    alive = await show(scope, wait, output is not Output.TABLE, typer.echo, _say)
+    return DONE if alive else NOT_WATCHED
 
 
 async def _abort(scope: str, reason: str) -> int:

@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-KNOWN = ("Switchover", "Failover", "Recovery", "Tail")
+KNOWN = ("Switchover", "Failover", "Recovery", "LeaseWatch", "Tail")
 
 
 @workflow.defn(dynamic=True)

@@ -41,6 +41,7 @@ CODES = {
     name: getattr(cli, name)
     for name in (
         *("DONE", "FAILED", "USAGE", "REFUSED", "RUNNING", "HOLDING", "UNREACHABLE", "AS_BEFORE", "SUPERSEDED"),
+        "NOT_WATCHED",
         "INTERRUPTED",
     )
 }
@@ -370,6 +371,9 @@ def test_a_failover_that_holds_has_an_exit_code_of_its_own(
     async def holds(*_: object) -> Holding:
         return HELD
 
+    async def ensured(*_: Any) -> None:
+        pass
+
     async def connect() -> None:
         return None
 
@@ -377,6 +381,7 @@ def test_a_failover_that_holds_has_an_exit_code_of_its_own(
     monkeypatch.setattr(client, "watch", watch)
     monkeypatch.setattr(client, "holding", holds)
     monkeypatch.setattr("workflows.temporal.connect", connect)
+    monkeypatch.setattr("starter.watch.ensured", ensured)
     request = FailoverRequest(scope="lab", target="dc-b")
     assert asyncio.run(cli._transition(request, timeout, cli.Output.TABLE, wait=wait)) == cli.HOLDING
     said = capsys.readouterr()
