@@ -10,7 +10,12 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ActivityOutboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+)
 
 from activities.failpoints import Failpoints
 from dcdr.errors import DcdrError, NotYetError, TransientError
@@ -46,6 +51,9 @@ class _Around(ActivityInboundInterceptor):
         super().__init__(following)
         self._failpoints = failpoints
 
+    def init(self, outbound: ActivityOutboundInterceptor) -> None:
+        super().init(_Beating(outbound))
+
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
         info = activity.info()
         step = info.activity_type
@@ -67,6 +75,16 @@ class _Around(ActivityInboundInterceptor):
                 await beat
         log.info("%s done in %.1f ms", step, (time.monotonic() - began) * 1000, extra=fields)
         return result
+
+
+class _Beating(ActivityOutboundInterceptor):
+    """A bare beat repeats what the step said last: otherwise it would wipe that from the UI."""
+
+    _said: tuple[Any, ...] = ()
+
+    def heartbeat(self, *details: Any) -> None:
+        self._said = details or self._said
+        super().heartbeat(*self._said)
 
 
 async def _beat() -> None:

@@ -18,14 +18,16 @@ from activities.interceptor import StepInterceptor
 from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from activities.status import StatusActivities
+from activities.tail import TailActivities
 from dcdr.book import LedgerBook
 from dcdr.ports import Directory
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow
+from workflows.tail import TailWorkflow
 from workflows.temporal import FAILURE_TYPES, TASK_QUEUE
 from workflows.unknown import UnknownWorkflow
 
-WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, TailWorkflow, UnknownWorkflow]
 
 
 def activities_of(directory: Directory) -> list[Callable[..., Any]]:
@@ -38,6 +40,7 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
     groups = GroupActivities(directory, book)
     mirror = MirrorActivities(directory, book)
     endpoint = EndpointActivities(directory)
+    tail = TailActivities(directory)
     return [
         status.preflight,
         status.mirrors,
@@ -66,6 +69,8 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
         mirror.seed,
         mirror.start,
         endpoint.flip,
+        tail.reachable,
+        tail.compute,
     ]
 
 

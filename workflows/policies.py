@@ -59,6 +59,17 @@ READING = workflow.ActivityConfig(**{**FORWARD, "heartbeat_timeout": timedelta(s
 attempt would begin from nothing (seen: six of them in two minutes at a load of 35 on two cores)."""
 
 
+TAIL = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(hours=6),
+    schedule_to_close_timeout=timedelta(days=2),
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
+    ),
+)
+"""Reads as much as there is, of a side that may go away again and come back; nobody waits inside an outage."""
+
+
 def drain(timing: Timing) -> workflow.ActivityConfig:
     """The drain's own deadline, plus room for one lost worker."""
     return workflow.ActivityConfig(
