@@ -22,6 +22,8 @@ from dcdr.errors import DcdrError, NotYetError, TransientError
 from dcdr.model import StepInput
 
 HEARTBEAT_SECONDS = 0.5
+BEATS_ITSELF = frozenset({"lease.watch"})
+"""Steps whose beat says more than that this process lives."""
 log = logging.getLogger("dcdr.step")
 
 
@@ -59,7 +61,7 @@ class _Around(ActivityInboundInterceptor):
         step = info.activity_type
         fields = _fields(input, step, info.attempt)
         # The beat proves that this process lives, not that the step gets anywhere: every step has its own deadline.
-        beat = asyncio.create_task(_beat())
+        beat = None if step in BEATS_ITSELF else asyncio.create_task(_beat())
         began = time.monotonic()
         try:
             await self._failpoints.reach(step, "before")
@@ -70,9 +72,10 @@ class _Around(ActivityInboundInterceptor):
             log.log(level, "%s: %s", step, error, extra=fields)
             raise to_failure(error) from error
         finally:
-            beat.cancel()
-            with suppress(asyncio.CancelledError):
-                await beat
+            if beat is not None:
+                beat.cancel()
+                with suppress(asyncio.CancelledError):
+                    await beat
         log.info("%s done in %.1f ms", step, (time.monotonic() - began) * 1000, extra=fields)
         return result
 
