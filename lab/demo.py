@@ -134,7 +134,7 @@ def failover(here: Lab, environment: Mapping[str, str], rate: int, first: Path) 
     """The second act, after a first one that wrote to `first`. Returns: the checker's exit code."""
     lab, active = here.name, ROUNDS[-1]
     standby = other(active)
-    before = _ended(here, TRANSITION)
+    before, tail_before = _ended(here, TRANSITION), _ended(here, TAIL)
     load = LiveLoad(lab, environment, _run_folder(here), rate)
     try:
         load.wait_until_acknowledged()
@@ -162,7 +162,7 @@ def failover(here: Lab, environment: Mapping[str, str], rate: int, first: Path) 
     back = time.monotonic()
     run(environment, "lab", "gates", "--lab", lab, "--seconds", f"{back - dead + 5:.0f}")
     run(environment, "lease", "show", "lab")
-    _result(here, TAIL, before=None, until=back + TAIL_S)
+    _result(here, TAIL, tail_before, back + TAIL_S)
     run(environment, "loss", "lab")
     loss = load.out.with_suffix(".loss.json")
     say(f"\n$ dcdr loss lab -o json > {loss}")
