@@ -20,7 +20,6 @@ from dcdr.intent import Ask, Intent
 from dcdr.model import LogEnds, StepInput, StepResult, TopicPartition, Verdict
 from dcdr.ports import Directory
 from worker import __main__, assembly
-from worker.assembly import Looked
 from workflows import steps
 
 
@@ -59,7 +58,7 @@ def main() -> int:
     missing = [step.removesuffix("!") for step in given]
     real = assembly.activities_of
 
-    def mutated(directory: Directory, looked: Looked = print) -> list[Callable[..., Any]]:
+    def mutated(directory: Directory, looked: assembly.Looked = lambda _: None) -> list[Callable[..., Any]]:
         known = {_name(step): step for step in real(directory, looked)}
         unknown = set(missing) - set(known)
         assert not unknown, f"no such step: {unknown}"
