@@ -10,13 +10,20 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ActivityOutboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+)
 
 from activities.failpoints import Failpoints
 from dcdr.errors import DcdrError, NotYetError, TransientError
 from dcdr.model import StepInput
 
 HEARTBEAT_SECONDS = 0.5
+BEATS_ITSELF = frozenset({"lease.watch"})
+"""Steps whose beat says more than that this process lives."""
 log = logging.getLogger("dcdr.step")
 
 
@@ -46,12 +53,15 @@ class _Around(ActivityInboundInterceptor):
         super().__init__(following)
         self._failpoints = failpoints
 
+    def init(self, outbound: ActivityOutboundInterceptor) -> None:
+        super().init(_Beating(outbound))
+
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
         info = activity.info()
         step = info.activity_type
         fields = _fields(input, step, info.attempt)
         # The beat proves that this process lives, not that the step gets anywhere: every step has its own deadline.
-        beat = asyncio.create_task(_beat())
+        beat = None if step in BEATS_ITSELF else asyncio.create_task(_beat())
         began = time.monotonic()
         try:
             await self._failpoints.reach(step, "before")
@@ -62,11 +72,22 @@ class _Around(ActivityInboundInterceptor):
             log.log(level, "%s: %s", step, error, extra=fields)
             raise to_failure(error) from error
         finally:
-            beat.cancel()
-            with suppress(asyncio.CancelledError):
-                await beat
+            if beat is not None:
+                beat.cancel()
+                with suppress(asyncio.CancelledError):
+                    await beat
         log.info("%s done in %.1f ms", step, (time.monotonic() - began) * 1000, extra=fields)
         return result
+
+
+class _Beating(ActivityOutboundInterceptor):
+    """A bare beat repeats what the step said last: otherwise it would wipe that from the UI."""
+
+    _said: tuple[Any, ...] = ()
+
+    def heartbeat(self, *details: Any) -> None:
+        self._said = details or self._said
+        super().heartbeat(*self._said)
 
 
 async def _beat() -> None:

@@ -133,7 +133,7 @@ def _results(
         trials[Trial.AUTHORIZER] = asyncio.run(measure_authorizer(wanted, folder, say)).written(folder)
     if None in (*runs.values(), *trials.values()):
         was_up = _is_up(name)
-        opened = up(name, wanted.brokers, None, True, _say, wanted.fence)
+        opened = up(name, wanted.brokers, None, True, _say, wanted.fence, automatic=False)
         done = False
         try:
             for one, kept in runs.items():

@@ -51,12 +51,12 @@ async def open_switcher(contestant: Contestant, lab: Lab, folder: Path) -> Async
     match contestant:
         case Contestant.WORKFLOW | Contestant.NAIVE:
             worker = lab.process("worker")
-            await asyncio.to_thread(worker.stop)  # the lab's own may be up, without the budget
+            await _stop_workers(lab)  # the lab's own may be up, without the budget
             worker.start(BUDGET)
             await asyncio.to_thread(wait_ready, lab, "worker")
             yield _Workflow(lab)
         case Contestant.FLOOR:
-            await asyncio.to_thread(lab.process("worker").stop)
+            await _stop_workers(lab)
             os.environ.update(BUDGET)
             directory = build_directory(Settings.load(lab.settings))
             await directory.warm()
@@ -65,8 +65,13 @@ async def open_switcher(contestant: Contestant, lab: Lab, folder: Path) -> Async
             finally:
                 await directory.close()
         case Contestant.RUNBOOK:
-            await asyncio.to_thread(lab.process("worker").stop)
+            await _stop_workers(lab)
             yield _Runbook(lab, folder)
+
+
+async def _stop_workers(lab: Lab) -> None:
+    for name in lab.worker_names:
+        await asyncio.to_thread(lab.process(name).stop)
 
 
 class _Floor:

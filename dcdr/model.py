@@ -289,6 +289,25 @@ class Spans(NamedTuple):
     complete: bool
 
 
+class Measured(NamedTuple):
+    """The visible records of a range, counted and not kept.
+
+    `first`, `last`: offsets, None where there is none. `bytes`: of keys, values and headers, before compression.
+    `earliest_ms`, `latest_ms`: of the records' own timestamps. `digest`: over all of them in order, so that two equal
+    ones hold the same records, whatever their offsets. `complete` is False when the read ended before the end of the
+    range (an open transaction).
+    """
+
+    records: int = 0
+    bytes: int = 0
+    first: int | None = None
+    last: int | None = None
+    earliest_ms: int | None = None
+    latest_ms: int | None = None
+    digest: bytes = b""
+    complete: bool = False
+
+
 class Gate(StrEnum):
     """What one broker answered the canary. UNKNOWN is never taken for CLOSED."""
 
@@ -611,6 +630,19 @@ class LossReport(Entry):
     @property
     def kind(self) -> str:
         return "loss"
+
+
+class TailPart(Message):
+    """What a run of the tail's computation has done so far, kept beside the ledger's entries: a run that lost its
+    worker goes on behind `done`. The next run overwrites it."""
+
+    run: str
+    fork: str
+    """Digest of the Fork entry it is computed against."""
+    done: TopicPartition
+    """The last partition of this part; they are taken in order."""
+    checked: int
+    rows: tuple[LostRows, ...]
 
 
 class TailRequest(Message):

@@ -21,6 +21,7 @@ from dcdr.model import (
     GroupInfo,
     LeaseRecord,
     LogEnds,
+    Measured,
     OffsetRange,
     OpenTransaction,
     Spans,
@@ -132,6 +133,14 @@ class Logs(Protocol):
         The first batch may begin before the range. Every range is read to its end, or to the last stable offset.
         """
 
+    async def measure(
+        self, ranges: Mapping[TopicPartition, OffsetRange], limits: Mapping[TopicPartition, int] | None = None
+    ) -> Mapping[TopicPartition, Measured]:
+        """As `visible`, of ranges of any length: counts, sizes, times, a running digest. Keeps no record.
+
+        `limits`: of these partitions no more than so many records, the first ones; reaching the limit is complete.
+        """
+
     async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Number of producers with a live sequence whose last write is younger than a minute."""
 
@@ -174,8 +183,9 @@ class Ledger(Protocol):
     async def get(self, key: str) -> bytes | None:
         """The latest body under this key, read to the end of the topic as of the call."""
 
-    async def find(self, prefix: str) -> Mapping[str, bytes]:
-        """All entries whose key starts with `prefix`, read to the end of the topic as of the call."""
+    async def find(self, prefix: str, ending: str = "") -> Mapping[str, bytes]:
+        """All entries whose key starts with `prefix` and ends with `ending`, read to the end of the topic as of the
+        call. Entries are large: a key that is half known is asked for by both its ends."""
 
 
 class MirrorControl(Protocol):

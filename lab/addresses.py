@@ -32,6 +32,10 @@ LISTENERS = {"CLIENT": CLIENTS, "MIRROR": "", "CONTROL": ARBITER, "INTERNAL": No
 
 LISTENER_SERVICE = "kafka"
 
+WORKER = "worker"
+WORKERS = {WORKER: ARBITER, **{f"{WORKER}-{member}": member for member in MEMBERS}}
+"""Names of the product's workers, and where each one runs."""
+
 
 @dataclass(frozen=True, order=True)
 class Address:
@@ -104,6 +108,24 @@ class Plan:
                 return link
         raise KeyError(name)
 
+    def crossing(self, site: str, inward: bool = True, outward: bool = True) -> list[Link]:
+        """Links between a site and the others: those that lead to it, and those that lead out of it."""
+        return [
+            link
+            for link in self.links
+            if link.source in SITES and ((inward and link.destination == site) or (outward and link.source == site))
+        ]
+
+    def temporal(self, site: str) -> Address:
+        """Temporal's frontend as a process at `site` reaches it."""
+        there = self.ports["temporal/frontend"]
+        return self.link(site, ARBITER, "temporal").listen[0] if site in MEMBERS else there
+
+    def connect(self, site: str, member: str) -> Address:
+        """REST of a member's Connect as a process at `site` reaches it."""
+        own = self.ports[f"connect-{member}/rest"]
+        return own if site == member else self.link(site, member, "connect").listen[0]
+
     def agent(self, broker: str) -> Address:
         """Where a broker asks for its marker."""
         return self.link(broker, f"agent-{site_of(broker)}", "marker").listen[0]
@@ -157,6 +179,8 @@ def link_targets(broker_count: int) -> Iterator[tuple[str, str, str, tuple[str, 
         for broker in brokers(member, broker_count):
             yield broker, f"agent-{member}", "marker", (f"agent-{member}/marker",)
         yield ARBITER, member, "connect", (f"connect-{member}/rest",)
+        yield other(member), member, "connect", (f"connect-{member}/rest",)
+        yield member, ARBITER, "temporal", ("temporal/frontend",)
     stores = (*MEMBERS, ARBITER)
     for source in stores:
         for destination in stores:

@@ -27,8 +27,10 @@ from lab.down import down as end_lab
 from lab.errors import LabError, UsageError
 from lab.estate import Lab
 from lab.faults import Direction
+from lab.faults import Way as Border
 from lab.load.cli import load
 from lab.reset import reset as reset_lab
+from lab.up import tell_agents
 from lab.up import up as start_lab
 from lab.witness.cli import judge, witness
 
@@ -42,11 +44,19 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class Wanted(StrEnum):
+    """A switch's position."""
+
+    ON = "on"
+    OFF = "off"
+
+
 Name = Annotated[str, typer.Option("--lab", "--name", envvar="DCDR_LAB", help="Which lab.")]
 Output = Annotated[Format, typer.Option("--output", "-o", help="table or json.")]
 Links = Annotated[list[str], typer.Argument(help="Link names or patterns, such as 'dc-b->dc-a:kafka' or 'dc-a->*'.")]
 Processes = Annotated[list[str], typer.Argument(help="Process names or patterns, such as 'kafka-dc-a-*'.")]
 Way = Annotated[Direction, typer.Option(help="forward: from the link's source; back: the answers.")]
+Site = Annotated[str, typer.Argument(help="dc-a, dc-b or dc-c.")]
 
 
 def say(line: str) -> None:
@@ -71,15 +81,19 @@ def up(
     name: Name = "default",
     brokers: Annotated[int, typer.Option(help="Brokers a site: 1 or 3.")] = 1,
     site_prefix: Annotated[str | None, typer.Option(help="Loopback network of the sites, such as 127.20.7.")] = None,
-    worker: Annotated[bool, typer.Option(help="Start the product's worker too.")] = True,
+    worker: Annotated[bool, typer.Option(help="Start the product's workers too, one a site.")] = True,
     fence: Annotated[
         str, typer.Option(help="What keeps users out of the standby: authorizer (the agents' markers) or acl.")
     ] = gates.AUTHORIZER,
+    automatic: Annotated[
+        bool | None,
+        typer.Option("--automatic/--no-automatic", help="Agents take over by themselves (a new lab's do)."),
+    ] = None,
 ) -> None:
     """Start the lab, or go on where an earlier start ended."""
     started = time.monotonic()
     with explained():
-        lab = start_lab(name, brokers, site_prefix, worker, say, fence)
+        lab = start_lab(name, brokers, site_prefix, worker, say, fence, automatic)
     say(f"lab {name} is up after {time.monotonic() - started:.1f} s")
     print(f"bootstrap      {lab.bootstrap}")
     print(f"temporal ui    {lab.document['temporal']['ui']}")
@@ -108,6 +122,19 @@ def reset(
     with explained():
         reset_lab(name, hard, say)
     say(f"lab {name} is fresh after {time.monotonic() - started:.1f} s")
+
+
+@app.command()
+def automatic(
+    wanted: Annotated[Wanted, typer.Argument(help="on or off.")],
+    name: Name = "default",
+) -> None:
+    """Whether agents take the lease over by themselves; restarts them one by one."""
+    with explained():
+        lab = Lab.open(name)
+        with lab.home.operation():
+            tell_agents(lab, say, automatic=wanted is Wanted.ON)
+    say(f"lab {name}: agents {'take over by themselves' if wanted is Wanted.ON else 'wait to be asked'}")
 
 
 @app.command()
@@ -255,6 +282,36 @@ def restart(processes: Processes, name: Name = "default") -> None:
     """Start again, on the same ports and data, and wait until it serves."""
     with explained():
         tell("restarted", Lab.open(name).fault.restart(*processes))
+
+
+@faults.command("kill-site")
+def kill_site(site: Site, name: Name = "default") -> None:
+    """SIGKILL of everything that runs at a site, at once."""
+    with explained():
+        tell("killed", Lab.open(name).fault.kill_site(site))
+
+
+@faults.command("restart-site")
+def restart_site(site: Site, name: Name = "default") -> None:
+    """Start again what is down at a site, in an order that works, and wait until it serves."""
+    with explained():
+        tell("restarted", Lab.open(name).fault.restart_site(site))
+
+
+@faults.command("cut-site")
+def cut_site(
+    site: Site,
+    direction: Annotated[
+        Border, typer.Option(help="in: nothing reaches it; out: nothing gets out of it.")
+    ] = Border.BOTH,
+    with_clients: Annotated[bool, typer.Option("--with-clients", help="Part it from the clients, too.")] = False,
+    silently: Annotated[bool, typer.Option("--silently", help="Swallow data instead of closing connections.")] = False,
+    name: Name = "default",
+) -> None:
+    """Part a site from the other sites; `heal` joins them again."""
+    with explained():
+        lab = Lab.open(name)
+        tell("cut", lab.fault.cut_site(site, direction, with_clients=with_clients, silently=silently))
 
 
 if __name__ == "__main__":

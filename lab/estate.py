@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka.admin import AdminClient
 
 from lab import processes
-from lab.addresses import Address, Plan, brokers
+from lab.addresses import ARBITER, CLIENTS, MEMBERS, WORKERS, Address, Plan, brokers
 from lab.errors import LabError, UsageError
 from lab.kafka import client_config
 from lab.processes import Identity, ProcessState
@@ -165,9 +165,23 @@ class Lab:
         process._entry  # noqa: B018  (asks for its existence)
         return process
 
-    def worker_is_down(self) -> bool:
-        """True where there is no worker at all, too."""
-        return "worker" not in self.process_names or self.process("worker").state is ProcessState.DOWN
+    @property
+    def worker_names(self) -> list[str]:
+        """The product's workers that `up` was told to start; none with `--no-worker`."""
+        return [name for name in self.process_names if name in WORKERS]
+
+    def site_processes(self, site: str) -> list[Process]:
+        """What runs at a site. Raises: UsageError when there is no such site, or nothing of ours runs there."""
+        entries = self.home.load()["processes"]
+        names = [name for name, entry in entries.items() if entry["site"] == site]
+        if not names or site == CLIENTS:  # what runs there are the faults' own tools
+            raise UsageError(f"no site {site!r} that can fail; there are: {', '.join(sorted((*MEMBERS, ARBITER)))}")
+        return [Process(self.home, name) for name in names]
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the agents take the lease over by themselves."""
+        return bool(self.document["automatic"])
 
     @cached_property
     def toxiproxy(self) -> Toxiproxy:
@@ -203,12 +217,12 @@ class Lab:
         """REST of a member's Connect worker, without a link in between."""
         return f"http://{self.plan.ports[f'connect-{member}/rest']}"
 
-    def environment(self) -> dict[str, str]:
-        """What `python -m worker` and the CLI need to find this estate."""
+    def environment(self, site: str = ARBITER) -> dict[str, str]:
+        """What `python -m worker` at `site` and the CLI need to find this estate."""
         return {
             "DCDR_LAB": self.name,
-            "DCDR_SETTINGS": str(self.settings),
-            "TEMPORAL_ADDRESS": str(self.plan.ports["temporal/frontend"]),
+            "DCDR_SETTINGS": str(self.home.site_settings(site)),
+            "TEMPORAL_ADDRESS": str(self.plan.temporal(site)),
             "TEMPORAL_NAMESPACE": "dr",
         }
 

@@ -13,7 +13,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from lab.addresses import Address, Link
+from lab import processes
+from lab.addresses import CLIENTS, Address, Link
 from lab.errors import LabError, UsageError
 from lab.estate import Lab, Process
 from lab.processes import ProcessState
@@ -36,6 +37,29 @@ STREAMS = {
     Direction.BACK: ("downstream",),
     Direction.BOTH: ("upstream", "downstream"),
 }
+
+
+class Way(StrEnum):
+    """Across the border of a site: what comes in, what goes out, or both."""
+
+    IN = "in"
+    OUT = "out"
+    BOTH = "both"
+
+
+START_ORDER = (
+    "toxiproxy",
+    "egress",
+    "etcd-",
+    "kafka-",
+    "kube-",
+    "temporal",
+    "agent-",
+    "connect-",
+    "endpoint-",
+    "worker",
+)
+"""Name prefixes: nothing is started before what it looks for when it starts."""
 TOXICS = {"blackhole": "timeout", "delay": "latency", "reset": "reset_peer"}
 _KINDS = {kind: fault for fault, kind in TOXICS.items()}
 API_VERSIONS = bytes.fromhex("0000000a0012000000000001ffff")
@@ -147,6 +171,76 @@ class Faults:
         for process in hit:
             wait_ready(self._lab, process.name)
         return [process.name for process in hit]
+
+    def restart_in_order(self, names: Iterable[str]) -> list[str]:
+        """Start processes that are down, each kind as soon as those that it looks for serve. Returns: their names.
+
+        Raises: LabError when one does not serve in time.
+        """
+        left = list(names)
+        started = []
+        for prefix in START_ORDER:
+            kind = [name for name in left if name.startswith(prefix)]
+            for name in kind:
+                self._lab.process(name).start()
+            for name in kind:
+                wait_ready(self._lab, name)
+            started += kind
+        return started
+
+    # --- sites ---
+
+    def kill_site(self, site: str) -> list[str]:
+        """SIGKILL everything that runs at a site, at once: what a data center does that loses its power.
+
+        Raises: UsageError for a site that cannot fail; LabError when nothing runs there any more.
+        """
+        alive = {
+            process.name: identity
+            for process in self._lab.site_processes(site)
+            if (identity := process.identity) is not None and processes.state_of(identity) is not ProcessState.DOWN
+        }
+        if not alive:
+            raise LabError(f"nothing runs at {site}: `dcdr lab fault restart-site {site}` starts it")
+        processes.end(alive.values(), 0)
+        return list(alive)
+
+    def restart_site(self, site: str) -> list[str]:
+        """Start what is down at a site, and wait until it serves. Returns: what was down.
+
+        Raises: UsageError for a site that cannot fail; LabError when something does not serve in time.
+        """
+        down = [one.name for one in self._lab.site_processes(site) if one.state is ProcessState.DOWN]
+        return self.restart_in_order(down)
+
+    def cut_site(
+        self, site: str, direction: Way | str = Way.BOTH, *, with_clients: bool = False, silently: bool = False
+    ) -> list[str]:
+        """Part a site from all other sites; what runs there runs on. Returns: the links, for `heal`.
+
+        Args:
+            direction: `in`: nothing reaches it; `out`: nothing gets out of it. Both halves of every connection count,
+                whoever dialled it; such data is swallowed, because a connection that is closed is so both ways.
+            with_clients: the clients' place too. Without it users go on writing there until its gate closes.
+            silently: swallow the data of `both` as well, instead of closing and refusing connections.
+        Raises: UsageError for a site that cannot fail.
+        """
+        try:
+            way = Way(direction)
+        except ValueError:
+            raise UsageError(f"direction {direction!r}: one of {', '.join(Way)}") from None
+        self._lab.site_processes(site)
+        there = [
+            one for one in self._lab.plan.crossing(site) if with_clients or CLIENTS not in (one.source, one.destination)
+        ]
+        names = [link.name for link in there]
+        if way is Way.BOTH:
+            return self.blackhole(*names) if silently else self.cut(*names)
+        for link in there:
+            leads_in = link.destination == site
+            forward = leads_in == (way is Way.IN)
+            self.blackhole(link.name, direction=Direction.FORWARD if forward else Direction.BACK)
+        return names
 
     # --- looking ---
 

@@ -76,14 +76,14 @@ def standing(lab: Lab, member: str) -> dict[tuple[str, str], Change]:
 
 
 def wait_until_obeyed(
-    lab: Lab, member: str, role: str = "", epoch: int = 0, stop: threading.Event | None = None
+    lab: Lab, member: str, role: str = "", epoch: int = 0, *, closed: bool = False, stop: threading.Event | None = None
 ) -> str:
     """Wait until every broker and controller of `member` lets the same ones write: users (ACTIVE) or the mirror
-    (STANDBY), or who `role` says; under `epoch` or a later one.
+    (STANDBY), or who `role` says; under `epoch` or a later one. `closed`: nobody (NONE) will do, too.
 
     Returns: the role. Raises: LabError when that does not happen in 30 s.
     """
-    wanted = {role} if role else {"ACTIVE", "STANDBY"}
+    wanted = {role} if role else {"ACTIVE", "STANDBY", *(("NONE",) if closed else ())}
     processes = 2 * len(lab.brokers(member))  # combined nodes: a broker and a controller each
 
     def agreed() -> str | None:

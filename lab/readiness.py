@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 
 from lab import connect, kafka, kube, store, temporal
-from lab.addresses import MEMBERS, port_is_free
+from lab.addresses import MEMBERS, WORKERS, port_is_free
 from lab.errors import LabError
 from lab.estate import Lab
 from lab.processes import ProcessState
@@ -36,7 +36,7 @@ def probe(lab: Lab, name: str) -> tuple[Callable[[], bool], float]:
         return lambda: not port_is_free(lab.bootstrap), SERVER_START_S
     if name == "temporal":
         return lambda: temporal.is_ready(plan), SERVER_START_S
-    if name == "worker":
+    if name in WORKERS:
         binary = locate().temporal
         pid = lab.process(name).pid or 0
         return lambda: temporal.has_worker(binary, plan, pid), SERVER_START_S

@@ -1,7 +1,7 @@
 """What a lab remembers on disk: `lab.json` and the files beside it.
 
 <state>/labs/<name>/lab.json        addresses, users, processes; written anew by one rename, so never half
-<state>/labs/<name>/settings.yaml   the product's settings for this estate
+<state>/labs/<name>/settings.yaml   the product's settings for this estate, as seen from the arbiter
 <state>/labs/<name>/secrets/        passwords and tokens (0700)
 <state>/labs/<name>/config/         what the servers read
 <state>/labs/<name>/data/           what the servers write
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.addresses import Address, Link, LinkEntry, Plan
+from lab.addresses import ARBITER, Address, Link, LinkEntry, Plan
 from lab.errors import LabError, UsageError
 
-VERSION = 4
+VERSION = 5
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 Document = dict[str, Any]
 
@@ -83,6 +83,10 @@ class Home:
     def trace(self, broker: str) -> Path:
         """Every change of a broker's gates, one JSON object a line."""
         return self.logs / f"gate-{broker}.jsonl"
+
+    def site_settings(self, site: str) -> Path:
+        """The product's settings as its processes at `site` see the estate."""
+        return self.settings if site == ARBITER else self.config / f"settings-{site}.yaml"
 
     def create(self) -> None:
         for folder in (self.path, self.secrets, self.config, self.data, self.logs):

@@ -20,7 +20,7 @@ from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Prod
 from confluent_kafka.admin import AdminClient
 
 from lab import connect, gates, kafka, kube, store, temporal
-from lab.addresses import ARBITER, MEMBERS, other
+from lab.addresses import ARBITER, MEMBERS, WORKERS, other
 from lab.errors import LabError
 from lab.estate import Lab
 from lab.processes import ProcessState
@@ -51,8 +51,9 @@ def reset(name: str, hard: bool, say: Say) -> Lab:
             _nobody_consumes(lab)
         with home.change() as document:
             document["done"] = []
-        if with_worker := "worker" in lab.process_names:
-            lab.process("worker").stop()  # it keeps warm what is about to vanish
+        with_worker = bool(lab.worker_names)
+        for worker in lab.worker_names:
+            lab.process(worker).stop()  # it keeps warm what is about to vanish, and would start the watch again
         if hard:
             _wipe(lab, say)
         else:
@@ -73,10 +74,11 @@ def _revive(lab: Lab, say: Say) -> None:
 
 def bring_up_servers(lab: Lab, say: Say) -> None:
     """Start what is down; only when something is, because asking everybody costs a second."""
-    down = [name for name in lab.process_names if lab.process(name).state is ProcessState.DOWN and name != "worker"]
+    servers = [name for name in lab.process_names if name not in WORKERS]
+    down = [name for name in servers if lab.process(name).state is ProcessState.DOWN]
     if down:
         say(f"starting {', '.join(down)}")
-        lab.fault.restart(*down)
+        lab.fault.restart_in_order(down)
 
 
 def _clean(lab: Lab, say: Say) -> None:

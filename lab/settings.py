@@ -12,6 +12,14 @@ from lab.estate import Lab
 from lab.gates import AUTHORIZER
 
 LEASE = {"preset": "fast"}
+FAILOVER: dict[str, Any] = {
+    "mode": "automatic",
+    "max_lost_records": 100_000,
+    "max_lost_seconds": 120,
+    "journal_every": "PT1S",
+    "cool_down": "PT0S",  # tests fail over again and again; an owner's estate waits an hour
+}
+"""What may be lost without asking: more than a load of the lab's has ever on its way, unless something is broken."""
 
 
 def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
@@ -26,13 +34,13 @@ def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
     def member(name: str) -> dict[str, Any]:
         return {
             "kafka": {
-                "bootstrap": [str(one) for one in plan.kafka(name, "INTERNAL" if name == site else "CONTROL")],
+                "bootstrap": [str(one) for one in plan.kafka(name, _listener(site, name))],
                 "admin": {"username": "admin", "password_file": users["admin"]},
                 "canary": {"username": "canary", "password_file": users["canary"]},
                 **mirror_canary,
             },
             "connect": {
-                "url": f"http://{plan.link(ARBITER, name, 'connect').listen[0]}",
+                "url": f"http://{plan.connect(site, name)}",
                 "group_id": connect.group_id(name),
             },
             "endpoint": about["endpoints"][name],
@@ -51,7 +59,8 @@ def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
                 "arbiters": [ARBITER],
                 "store": {"endpoints": [str(address) for address in store.endpoints(plan, site)]},
                 "fence": lab.fence_mode,
-                "lease": LEASE,
+                "lease": LEASE | ({"automatic": True} if lab.automatic else {}),
+                "failover": FAILOVER | lab.document["failover"],
                 "endpoint": {
                     "api_server": about["api_server"],
                     "ca_file": about["ca_file"],
@@ -63,6 +72,13 @@ def document(lab: Lab, site: str = ARBITER) -> dict[str, Any]:
             }
         }
     }
+
+
+def _listener(site: str, member: str) -> str:
+    """Which of a member's listeners a process at `site` uses: the one that is advertised to it."""
+    if site == member:
+        return "INTERNAL"
+    return "CONTROL" if site == ARBITER else "MIRROR"
 
 
 def render(lab: Lab, site: str = ARBITER) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AclOperation, ResourceType
 
 from lab import connect, gates, kafka, kube, processes, store
-from lab.addresses import ARBITER, MEMBERS
+from lab.addresses import MEMBERS
 from lab.errors import LabError
 from lab.estate import Lab
 from lab.processes import ProcessState
@@ -40,6 +39,7 @@ def observe(lab: Lab) -> Document:
             "connectors": {member: found.result() for member, found in connectors.items()},
             "endpoint": target.result(),
             "lease": lease.result(),
+            "automatic": lab.automatic,
             "cleaned": cleaned,
         }
 
@@ -68,11 +68,8 @@ def render(status: Document) -> str:
     rows_3 += [(member, gate["users"], gate["groups"]) for member, gate in status["gates"].items()]
     lines += [*_table(rows_3), ""]
     lease = status["lease"]
-    lines.append(
-        f"lease       {lease['holder']}, epoch {lease['epoch']}, {lease['phase']}"
-        if lease
-        else f"lease       {UNKNOWN}"
-    )
+    lines.append(f"lease       {_told(lease) if lease else UNKNOWN}")
+    lines.append(f"takeovers   {'by themselves' if status['automatic'] else 'when somebody asks'}")
     lines.append(f"endpoint    {status['bootstrap']} -> {status['endpoint']}")
     lines.append(f"temporal    {status['temporal_ui']}")
     lines.append(f"settings    {status['settings']}")
@@ -140,12 +137,23 @@ def _connectors(lab: Lab, member: str) -> dict[str, dict[str, Any]]:
 
 
 def _lease(lab: Lab) -> dict[str, Any] | None:
-    def read() -> dict[str, Any] | None:
-        found = store.get(lab.plan.ports[f"etcd-{ARBITER}/client"], store.LEASE_KEY)
-        document: dict[str, Any] | None = json.loads(found) if found else None
-        return document
+    return _or_none(lambda: store.lease(lab.plan))
 
-    return _or_none(read)
+
+def _told(lease: dict[str, Any]) -> str:
+    """The lease's record in a line."""
+    words = [lease["holder"], f"epoch {lease['epoch']}", lease["phase"]]
+    if lease.get("op_id"):
+        words.append(f"{lease.get('op_kind', 'switchover')} {lease['op_id']}")
+    if lease.get("behind"):
+        words.append(f"{lease['behind']} left behind")
+    if lease.get("acquired_at"):
+        seen = lease.get("acquired_after_s")
+        after = f" after {seen:.1f} s without a sign of life" if seen is not None else ""
+        words.append(f"taken over at {lease['acquired_at']}{after}")
+    if (pause := lease.get("pause")) is not None:
+        words.append(f"takeovers paused until {pause['until']}")
+    return ", ".join(words)
 
 
 def _or_none(read: Callable[[], T]) -> T | None:

@@ -125,6 +125,12 @@ def get(client: Address, key: str) -> bytes | None:
     return base64.b64decode(found[0]["value"]) if found else None
 
 
+def lease(plan: Plan) -> dict[str, Any] | None:
+    """The lease's record as the arbiter's member knows it; None when there is none. Raises: LabError."""
+    found = get(plan.ports[f"etcd-{ARBITER}/client"], LEASE_KEY)
+    return dict(json.loads(found)) if found else None
+
+
 def create(client: Address, key: str, value: str) -> bool:
     """Put a key that is not there; False when it is, and then it is left alone."""
     request = {

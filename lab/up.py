@@ -24,6 +24,7 @@ from lab.addresses import (
     ARBITER,
     CLIENTS,
     MEMBERS,
+    WORKERS,
     Plan,
     brokers,
     make_plan,
@@ -33,6 +34,7 @@ from lab.addresses import (
 )
 from lab.errors import LabError, UsageError
 from lab.estate import Lab, python
+from lab.processes import ProcessState
 from lab.readiness import BROKER_START_S, CONNECT_START_S, wait_ready
 from lab.record import VERSION, Document, Home, lab_names, plan_to_json, write_private
 from lab.toolchain import Toolchain, ToolchainError, ensure
@@ -42,10 +44,19 @@ FIRST_ACTIVE = MEMBERS[0]
 
 
 def up(
-    name: str, broker_count: int, prefix: str | None, with_worker: bool, say: Say, fence: str = gates.AUTHORIZER
+    name: str,
+    broker_count: int,
+    prefix: str | None,
+    with_worker: bool,
+    say: Say,
+    fence: str = gates.AUTHORIZER,
+    automatic: bool | None = None,
 ) -> Lab:
     """Start the lab, or go on where an earlier start ended.
 
+    Args:
+        automatic: whether agents take the lease over by themselves; None: as it is, and in a new lab if its fence can
+            bear it.
     Raises: UsageError when it exists with another shape; LabError when a part does not start: what has started stays,
     so that it can be looked at, and `up` again goes on from there.
     """
@@ -54,9 +65,50 @@ def up(
         if home.record.exists():
             lab = Lab(home)
             _same_shape(lab, broker_count, prefix, fence)
+            tell_agents(lab, say, automatic=automatic)
         else:
-            lab = _plan(home, broker_count, prefix, fence, say)
+            lab = _plan(home, broker_count, prefix, fence, automatic, say)
         return bring_up(lab, with_worker, say)
+
+
+def tell_agents(lab: Lab, say: Say, *, automatic: bool | None = None, failover: dict[str, Any] | None = None) -> None:
+    """Write what is new into the settings, and restart those agents that run, one by one, until each is ready.
+
+    A restart shorter than what a marker holds is not noticed. While both differ, none takes over that should not: the
+    holder's agent hears first that they may, and last that they may not. Workers read their settings when they start.
+
+    Args:
+        failover: the lab's own values of `scopes.lab.failover`, on top of those that every lab has; None: as they are.
+    Raises: UsageError for what the fence cannot bear; LabError when an agent does not come back.
+    """
+    automatic = lab.automatic if automatic is None else automatic
+    _bearable(lab.fence_mode, automatic)
+    wanted = {"automatic": automatic, "failover": lab.document["failover"] if failover is None else failover}
+    if all(lab.document[key] == value for key, value in wanted.items()):
+        return
+    with lab.home.change() as document:
+        document.update(wanted)
+    lab.document = lab.home.load()
+    _write_settings(lab)
+    lease = store.lease(lab.plan) if _runs(lab, f"etcd-{ARBITER}") else None
+    holder = lease["holder"] if lease else FIRST_ACTIVE
+    order = (holder, other(holder)) if automatic else (other(holder), holder)
+    for agent in (f"agent-{member}" for member in order):
+        if _runs(lab, agent):
+            say(f"restarting {agent}")
+            lab.fault.restart(agent)
+
+
+def _runs(lab: Lab, name: str) -> bool:
+    return name in lab.process_names and lab.process(name).state is ProcessState.RUNNING
+
+
+def _bearable(fence: str, automatic: bool) -> None:
+    if automatic and fence != gates.AUTHORIZER:
+        raise UsageError(
+            f"with --fence {fence} a side that is cut off stays open, so nobody takes over by himself: leave "
+            "--automatic out"
+        )
 
 
 def bring_up(lab: Lab, with_worker: bool, say: Say) -> Lab:
@@ -89,12 +141,14 @@ def _same_shape(lab: Lab, broker_count: int, prefix: str | None, fence: str) -> 
         )
 
 
-def _plan(home: Home, broker_count: int, prefix: str | None, fence: str, say: Say) -> Lab:
+def _plan(home: Home, broker_count: int, prefix: str | None, fence: str, automatic: bool | None, say: Say) -> Lab:
     """Choose addresses and passwords, and write the record before anything is started."""
     if fence not in gates.MODES:
         raise UsageError(f"--fence {fence}: one of {', '.join(gates.MODES)}")
     if broker_count not in (1, 3):
         raise UsageError(f"--brokers {broker_count}: a member has 1 or 3")
+    automatic = fence == gates.AUTHORIZER if automatic is None else automatic
+    _bearable(fence, automatic)
     taken = [Home.of(one).load()["plan"]["prefix"] for one in lab_names() if one != home.name]
     if prefix is not None:
         if not _is_loopback_prefix(prefix):
@@ -113,6 +167,8 @@ def _plan(home: Home, broker_count: int, prefix: str | None, fence: str, say: Sa
         "token": token,
         "scope": store.SCOPE,
         "fence": fence,
+        "automatic": automatic,
+        "failover": {},
         "plan": plan_to_json(plan),
         "cluster_ids": {member: kafka.new_cluster_id() for member in MEMBERS},
         "users": {user: str(home.secrets / f"{user}.password") for user in kafka.USERS},
@@ -192,19 +248,27 @@ def _declare(lab: Lab, toolchain: Toolchain, with_worker: bool) -> None:
         declare(f"connect-{member}", member, [*java[:1], "-Xms96m", "-Xmx512m", *java[1:], main, str(properties)])
     write_private(home.config / "endpoint-proxy.json", _json(kube.proxy_config(plan, home)))
     declare("endpoint-proxy", CLIENTS, [python(), "-m", "lab.endpoint_proxy", str(home.config / "endpoint-proxy.json")])
+    _write_settings(lab)
     for member in MEMBERS:
-        seen = home.config / f"agent-{member}.yaml"
-        write_private(seen, settings.render(lab, member))
-        declare(f"agent-{member}", member, [python(), "-m", "agent", "--dc", member, "--settings", str(seen)])
-    if with_worker:
-        declare("worker", ARBITER, [python(), "-m", "worker", "--settings", str(home.settings)], lab.environment())
-    write_private(home.settings, settings.render(lab))
+        seen = str(home.site_settings(member))
+        declare(f"agent-{member}", member, [python(), "-m", "agent", "--dc", member, "--settings", seen])
+    for name, site in WORKERS.items() if with_worker else ():
+        watching = ["--dc", site] if site in MEMBERS else []
+        argv = [python(), "-m", "worker", *watching, "--settings", str(home.site_settings(site))]
+        declare(name, site, argv, lab.environment(site))
     with home.change() as document:
         for name, entry in entries.items():
             document["processes"].setdefault(name, {}).update(entry)
-        if not with_worker and lab.worker_is_down():
-            document["processes"].pop("worker", None)  # not wanted is not the same as broken
+        for name in lab.worker_names if not with_worker else ():
+            if lab.process(name).state is ProcessState.DOWN:
+                document["processes"].pop(name)  # not wanted is not the same as broken
     lab.document = home.load()
+
+
+def _write_settings(lab: Lab) -> None:
+    """The product's settings as they are read at each site that has processes of it."""
+    for site in (*MEMBERS, ARBITER):
+        write_private(lab.home.site_settings(site), settings.render(lab, site))
 
 
 def _gate_properties(lab: Lab, member: str, broker: str) -> dict[str, str]:
@@ -267,8 +331,9 @@ class _Start:
         add("endpoint-proxy", partial(self.serve, "endpoint-proxy"), "endpoint", "toxiproxy")
         add("temporal", self.temporal)
         if self.with_worker:
-            workers = [f"connect-{member}" for member in MEMBERS]  # it may come up beside the mirrors
-            add("worker", partial(self.serve, "worker"), "temporal", "endpoint", "lease", "estate", *workers)
+            needed = ("temporal", "toxiproxy", "endpoint", "lease", "estate", *(f"connect-{one}" for one in MEMBERS))
+            for name in WORKERS:  # they may come up beside the mirrors
+                add(name, partial(self.serve, name), *needed)
         self.steps.run()
 
     # --- helpers ---
@@ -331,7 +396,9 @@ class _Start:
         """See that the brokers obey the agent: what comes next writes there."""
         if self.lab.fence_mode != gates.AUTHORIZER:
             return "none"
-        return gates.wait_until_obeyed(self.lab, member, stop=self.stop)
+        lease = store.lease(self.plan) or {}
+        nobody = lease.get("phase") != "OPEN" or not (lease["holder"] == member or lease.get("mirrored", True))
+        return gates.wait_until_obeyed(self.lab, member, closed=nobody, stop=self.stop)
 
     def fence(self, standby: str) -> str | None:
         def work() -> str:

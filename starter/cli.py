@@ -1,8 +1,8 @@
 """`dcdr`: start, watch and abort switchovers; `dcdr lab` runs the estate to try it on.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused (nothing was changed), 4 still running when --timeout ended,
-6 Temporal or a part of the estate cannot be reached, 7 undone (everything is as before), 130 interrupted (the
-operation goes on). Data goes to stdout, progress to stderr.
+6 Temporal or a part of the estate cannot be reached, 7 undone (everything is as before), 8 nobody watches the lease,
+130 interrupted (the operation goes on). Data goes to stdout, progress to stderr.
 """
 
 from __future__ import annotations
@@ -75,6 +75,19 @@ def status(scope: ScopeArgument, output: OutputOption = Output.TABLE) -> None:
     """The steps of the running or last operation."""
     scope = _scope(scope)
     _run(_status(scope, output))
+
+
+@app.command()
+def watch(
+    scope: ScopeArgument,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a sign of life.")] = 10.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Whether somebody would see the lease of SCOPE move; starts its watch where it does not run. Exit 8: nobody."""
+    from starter import watch as watching
+
+    scope = _scope(scope)
+    _run(watching.show(scope, wait, output is not Output.TABLE, typer.echo, _say))
 
 
 @app.command()

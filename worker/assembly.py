@@ -18,18 +18,30 @@ from activities.interceptor import StepInterceptor
 from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from activities.status import StatusActivities
+from activities.tail import TailActivities
+from activities.watch import WatchActivities
 from dcdr.book import LedgerBook
 from dcdr.ports import Directory
+from workflows.lease_watch import LeaseWatchWorkflow
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow
-from workflows.temporal import FAILURE_TYPES, TASK_QUEUE
+from workflows.tail import TailWorkflow
+from workflows.temporal import FAILURE_TYPES, TASK_QUEUE, site_queue
 from workflows.unknown import UnknownWorkflow
 
-WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, LeaseWatchWorkflow, TailWorkflow, UnknownWorkflow]
+STEPS_AT_ONCE, WAITS_OF_A_SCOPE = 100, 3
+"""A scope may have a watch, a wait for an operation's end and one for its old side under way, for days."""
+
+Looked = Callable[[str], None]
 
 
-def activities_of(directory: Directory) -> list[Callable[..., Any]]:
-    """Every step, bound to `directory`; they share one book of ledger entries."""
+def _nobody(_: str) -> None:
+    """Whom looks at a lease are told by default."""
+
+
+def activities_of(directory: Directory, looked: Looked = _nobody) -> list[Callable[..., Any]]:
+    """Every step, bound to `directory`; they share one book of ledger entries. `looked`: told each look at a lease."""
     book = LedgerBook()
     status = StatusActivities(directory, book)
     lease = LeaseActivities(directory, book)
@@ -38,6 +50,8 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
     groups = GroupActivities(directory, book)
     mirror = MirrorActivities(directory, book)
     endpoint = EndpointActivities(directory)
+    tail = TailActivities(directory)
+    watch = WatchActivities(directory, looked)
     return [
         status.preflight,
         status.mirrors,
@@ -66,11 +80,22 @@ def activities_of(directory: Directory) -> list[Callable[..., Any]]:
         mirror.seed,
         mirror.start,
         endpoint.flip,
+        tail.reachable,
+        tail.compute,
+        watch.watch,
+        watch.read_back,
+        watch.ended,
+        watch.old_side,
     ]
 
 
 def build_worker(
-    client: Client, directory: Directory, *, task_queue: str = TASK_QUEUE, failpoints: Failpoints | None = None
+    client: Client,
+    directory: Directory,
+    *,
+    task_queue: str = TASK_QUEUE,
+    failpoints: Failpoints | None = None,
+    looked: Looked = _nobody,
 ) -> Worker:
     """A worker for workflows and steps on `task_queue`; `failpoints` default to the environment's.
 
@@ -81,10 +106,33 @@ def build_worker(
         client,
         task_queue=task_queue,
         workflows=WORKFLOWS,
-        activities=activities_of(directory),
+        activities=activities_of(directory, looked),
         interceptors=[StepInterceptor(failpoints)],
         workflow_failure_exception_types=FAILURE_TYPES,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         max_heartbeat_throttle_interval=timedelta(seconds=1),
+        max_concurrent_activities=STEPS_AT_ONCE + WAITS_OF_A_SCOPE * len(directory.names()),
+        max_cached_workflows=1000 + len(directory.names()),
+        graceful_shutdown_timeout=timedelta(seconds=10),
+    )
+
+
+def build_site_worker(
+    client: Client,
+    directory: Directory,
+    dc: str,
+    *,
+    task_queue: str = TASK_QUEUE,
+    failpoints: Failpoints | None = None,
+    looked: Looked = _nobody,
+) -> Worker:
+    """A worker for what has to be done from `dc`: watching. It runs beside the one of `build_worker`, or alone."""
+    return Worker(
+        client,
+        task_queue=site_queue(dc, task_queue),
+        activities=[WatchActivities(directory, looked).watch],
+        interceptors=[StepInterceptor(failpoints)],
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        max_concurrent_activities=STEPS_AT_ONCE + len(directory.names()),
         graceful_shutdown_timeout=timedelta(seconds=10),
     )

@@ -58,6 +58,36 @@ READING = workflow.ActivityConfig(**{**FORWARD, "heartbeat_timeout": timedelta(s
 """Outside the outage, and busy with many records: on a machine that is busy too its beat may come late, and a second
 attempt would begin from nothing (seen: six of them in two minutes at a load of 35 on two cores)."""
 
+WATCH = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(hours=12),
+    schedule_to_start_timeout=timedelta(minutes=10),
+    heartbeat_timeout=timedelta(seconds=5),
+    retry_policy=RETRY,
+)
+"""Watching from one site, for as long as nothing changes. Its beat follows a read every 2 s. Tried again without an end
+and without an event in the history; a site without a worker is noticed after ten minutes, and goes on being asked."""
+
+READ_BACK = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=10), heartbeat_timeout=HEARTBEAT, retry_policy=RETRY
+)
+"""Tried for as long as it takes: without it the watch does nothing."""
+
+WAIT_LONG = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(hours=1), heartbeat_timeout=HEARTBEAT, retry_policy=RETRY
+)
+"""For something to end, or to answer; the activity itself gives up earlier, and is asked again."""
+
+
+TAIL = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(hours=6),
+    schedule_to_close_timeout=timedelta(days=2),
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
+    ),
+)
+"""Reads as much as there is, of a side that may go away again and come back; nobody waits inside an outage."""
+
 
 def drain(timing: Timing) -> workflow.ActivityConfig:
     """The drain's own deadline, plus room for one lost worker."""

@@ -43,6 +43,8 @@ THAW = Step("groups.thaw", "let consumers in on {source} again")
 RESTORE = Step("mirror.restore", "restart the mirror's tasks")
 RESUME_CHECKPOINT = Step("checkpoint.resume", "resume the checkpoint connector")
 
+TAIL = Step("tail.compute", "compute the tail of the side left behind")
+
 TO_THE_HANDOVER = (
     BEGIN,
     STOP_CHECKPOINT,

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
 
 from dcdr.errors import UnreachableError
 
@@ -18,7 +19,22 @@ FAILURE_TYPES: list[type[BaseException]] = [ValidationError, TypeError]
 TASK_TIMEOUT = timedelta(seconds=3)
 
 
-async def connect(identity: str | None = None) -> Client:
+def site_queue(dc: str, task_queue: str = TASK_QUEUE) -> str:
+    """Where the workers of one site, and no others, look for what has to be done from there."""
+    return f"{task_queue}-{dc}"
+
+
+def watch_id(scope: str) -> str:
+    """The one workflow id of a scope's watch."""
+    return f"dcdr/{scope}/watch"
+
+
+def tail_id(scope: str) -> str:
+    """The one workflow id of the computation of a scope's tail."""
+    return f"dcdr/{scope}/tail"
+
+
+async def connect(identity: str | None = None, runtime: Runtime | None = None) -> Client:
     """Connect with Temporal's own profile and variables (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, ...).
 
     Raises: UnreachableError naming address and namespace.
@@ -27,8 +43,8 @@ async def connect(identity: str | None = None) -> Client:
     config.setdefault("target_host", "127.0.0.1:7233")
     try:
         if identity is None:
-            return await Client.connect(**config, data_converter=CONVERTER)
-        return await Client.connect(**config, data_converter=CONVERTER, identity=identity)
+            return await Client.connect(**config, data_converter=CONVERTER, runtime=runtime)
+        return await Client.connect(**config, data_converter=CONVERTER, identity=identity, runtime=runtime)
     except RuntimeError as error:
         raise UnreachableError(
             f"no Temporal service at {config['target_host']}, namespace {config.get('namespace', 'default')}: {error}. "

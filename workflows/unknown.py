@@ -16,7 +16,7 @@ class UnknownWorkflow:
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> None:
         raise ApplicationError(
-            f"there is no workflow type {workflow.info().workflow_type!r} here; there are Switchover and Recovery",
+            f"there is no workflow type {workflow.info().workflow_type!r} ; there are Switchover, Recovery and Tail",
             type="UnknownWorkflow",
             non_retryable=True,
         )

@@ -63,9 +63,10 @@ class KafkaLedger:
         await self._tail.catch_up()
         return await self._body(key)
 
-    async def find(self, prefix: str) -> Mapping[str, bytes]:
+    async def find(self, prefix: str, ending: str = "") -> Mapping[str, bytes]:
         await self._tail.catch_up()
-        found = {key: await self._body(key) for key in sorted(self._where) if key.startswith(prefix)}
+        keys = [key for key in sorted(self._where) if key.startswith(prefix) and key.endswith(ending)]
+        found = {key: await self._body(key) for key in keys}
         return {key: body for key, body in found.items() if body is not None}
 
     async def warm(self, within: timedelta) -> None:

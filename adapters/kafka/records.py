@@ -133,6 +133,12 @@ def digest(record: Record) -> bytes:
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
+def size(record: Record) -> int:
+    """Bytes of key, value and headers as an application sent them."""
+    headers = sum(len(name) + len(content or b"") for name, content in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
 def key_digest(record: Record) -> bytes:
     """16 bytes over the key alone; nothing where the record has none."""
     return b"" if record.key is None else hashlib.blake2b(record.key, digest_size=16).digest()

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from adapters.memory.state import Cluster, Group, MirrorConnector, PartitionLog, Transaction, World
+from adapters.memory.state import Cluster, Entry, Group, MirrorConnector, PartitionLog, Transaction, World
 from adapters.memory.store import WorldFile
 from dcdr import errors
 from dcdr.bounds import PRESETS, Preset
@@ -33,6 +33,7 @@ from dcdr.model import (
     GroupInfo,
     LeaseRecord,
     LogEnds,
+    Measured,
     OffsetRange,
     OpenTransaction,
     RecordDigest,
@@ -293,6 +294,33 @@ class MemoryLogs(Port):
 
         return await self._call("spans", effect)
 
+    async def measure(
+        self, ranges: Mapping[TopicPartition, OffsetRange], limits: Mapping[TopicPartition, int] | None = None
+    ) -> Mapping[TopicPartition, Measured]:
+        def effect(world: World) -> Mapping[TopicPartition, Measured]:
+            found = {}
+            for place, (first, end) in ranges.items():
+                log = self._log(world, place)
+                entries = list(log.visible(first, end))
+                limit = (limits or {}).get(place, len(entries))
+                running, whole = b"", first >= end or end <= log.ends.lso or len(entries) > limit
+                for entry in entries[:limit]:
+                    running = hashlib.sha256(running + digest(entry.value or "")).digest()
+                kept = entries[:limit]
+                found[place] = Measured(
+                    records=len(kept),
+                    bytes=sum(len((entry.value or "").encode()) for entry in kept),
+                    first=kept[0].offset if kept else None,
+                    last=kept[-1].offset if kept else None,
+                    earliest_ms=min((time_of(entry) for entry in kept), default=None),
+                    latest_ms=max((time_of(entry) for entry in kept), default=None),
+                    digest=running,
+                    complete=whole or (limits is not None and place in limits and len(kept) >= limit),
+                )
+            return found
+
+        return await self._call("measure", effect)
+
     async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         def effect(world: World) -> Mapping[TopicPartition, int]:
             young = time.time() - ACTIVE_SECONDS
@@ -306,6 +334,11 @@ class MemoryLogs(Port):
 def digest(value: str) -> bytes:
     """The stand-in's record is its value; so is its digest."""
     return hashlib.sha256(value.encode()).digest()
+
+
+def time_of(entry: Entry) -> int:
+    """The stand-in's records carry no time: theirs is their offset, in seconds since the Unix epoch."""
+    return entry.offset * 1000
 
 
 class MemoryTransactions(Port):
@@ -410,9 +443,10 @@ class MemoryLedger(Port):
     async def get(self, key: str) -> bytes | None:
         return await self._call("get", lambda world: self._any_broker(world).ledger.get(key))
 
-    async def find(self, prefix: str) -> Mapping[str, bytes]:
+    async def find(self, prefix: str, ending: str = "") -> Mapping[str, bytes]:
         def effect(world: World) -> Mapping[str, bytes]:
-            return {key: body for key, body in self._any_broker(world).ledger.items() if key.startswith(prefix)}
+            entries = self._any_broker(world).ledger.items()
+            return {key: body for key, body in entries if key.startswith(prefix) and key.endswith(ending)}
 
         return await self._call("find", effect)
 

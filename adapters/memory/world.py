@@ -248,6 +248,26 @@ class MemoryWorld:
 
     # --- what a test changes or plants
 
+    def lose_last(self, dc: str, topic: str, partition: int, offsets: int) -> None:
+        """An unclean restart: the log's last offsets were never on disk."""
+        with self._file.change() as world:
+            log = world.clusters[dc].topics[topic].partitions[partition]
+            log.next -= offsets
+            log.entries = [entry for entry in log.entries if entry.offset < log.next]
+
+    def overwrite_last(self, dc: str, topic: str, partition: int, value: str) -> None:
+        """Truncated and written anew to where it was: the last record is another one."""
+        with self._file.change() as world:
+            log = world.clusters[dc].topics[topic].partitions[partition]
+            log.entries[-1] = log.entries[-1]._replace(value=value)
+
+    def copy_unrecorded(self, dc: str, topic: str, partition: int, values: Sequence[str]) -> None:
+        """A mirror without exactly-once has copied `values` to `dc`, and its stored offset does not say so yet."""
+        with self._file.change() as world:
+            log = world.clusters[dc].topics[topic].partitions[partition]
+            for value in values:
+                log.append(value)
+
     def pump(self, ticks: int = 1) -> None:
         """Let time pass."""
         with self._file.change() as world:

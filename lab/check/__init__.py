@@ -5,6 +5,7 @@ It imports nothing of the product.
 
 from lab.check.judge import judge
 from lab.check.logs import Cluster, ReadError
+from lab.check.loss import Loss
 from lab.check.model import Anomaly, Demands, Evidence, Kind, Verdict
 from lab.check.run import Checked, check
 
@@ -15,6 +16,7 @@ __all__ = [
     "Demands",
     "Evidence",
     "Kind",
+    "Loss",
     "ReadError",
     "Verdict",
     "check",

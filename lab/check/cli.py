@@ -12,6 +12,7 @@ import typer
 
 from lab.check.estate import clusters_of, current_runs
 from lab.check.logs import Cluster, ReadError
+from lab.check.loss import Loss
 from lab.check.model import Demands
 from lab.check.report import as_json, as_table
 from lab.check.run import check as check_runs
@@ -48,6 +49,10 @@ def check(
         list[str] | None, typer.Option(help="GROUP=N: this group may receive N committed records again.")
     ] = None,
     allow_foreign: Annotated[bool, typer.Option(help="Count records of other writers, but allow them.")] = False,
+    loss: Annotated[
+        Path | None,
+        typer.Option(help="A failover's loss report, as `dcdr loss -o json` prints it: exactly that may be missing."),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Offending records to print of each kind.")] = 10,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the verdict.")] = Output.TABLE,
 ) -> None:
@@ -65,6 +70,7 @@ def check(
             foreign=allow_foreign,
             samples=samples,
         )
+        report = Loss.read(loss) if loss is not None else None
         folders, clusters, where = _subjects(lab, run, cluster, user, password_file, active)
     except (ValueError, LabError) as error:
         _say(f"error: {error}")
@@ -73,7 +79,10 @@ def check(
         _say(f"error: {error}")
         raise typer.Exit(3) from None
     try:
-        checked = check_runs(folders, clusters, where, demands, catch_up, say=_say)
+        checked = check_runs(folders, clusters, where, demands, catch_up, say=_say, loss=report)
+    except ValueError as error:
+        _say(f"error: {error}")
+        raise typer.Exit(2) from None
     except (JournalError, ReadError, OSError) as error:
         _say(f"error: {error}")
         raise typer.Exit(3) from None

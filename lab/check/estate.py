@@ -8,6 +8,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 
 from lab.check.logs import CALL_S, Cluster, ReadError
+from lab.check.loss import Loss
 from lab.check.model import Demands
 from lab.check.run import Checked, check
 from lab.load.clients import common, topic_ids
@@ -55,6 +56,7 @@ def check_lab(
     active: str | None = None,
     catch_up_s: float = 30.0,
     say: Say = lambda line: None,
+    loss: Loss | None = None,
 ) -> Checked:
     """Judge runs of a lab (default: all that its present topics were written by).
 
@@ -64,4 +66,4 @@ def check_lab(
     reader = estate.credentials("admin")
     clusters = clusters_of(estate, reader)
     where = active or common(estate.bootstrap, reader)
-    return check(list(folders) or current_runs(estate, clusters, say), clusters, where, demands, catch_up_s, say)
+    return check(list(folders) or current_runs(estate, clusters, say), clusters, where, demands, catch_up_s, say, loss)

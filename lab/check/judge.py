@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
+from lab.check.loss import Loss, Orphans
 from lab.check.model import (
     Anomaly,
     Attempt,
@@ -51,30 +52,36 @@ class _Found:
             self.samples.append(Anomaly(kind, dc, topic, partition, offset, label, detail))
 
 
-def judge(evidence: Evidence, demands: Demands | None = None) -> Verdict:
-    """Judge a run.
+def judge(evidence: Evidence, demands: Demands | None = None, loss: Loss | None = None) -> Verdict:
+    """Judge a run; with `loss`, a run with a failover: exactly what the report names may be missing.
 
-    Raises: ValueError when the active side is not among the logs.
+    Raises: ValueError when the active side is not among the logs, or the report is about other sides.
     """
     demands = demands or Demands()
     if evidence.active not in evidence.logs:
         raise ValueError(f"no log of the active side {evidence.active!r}; there are: {', '.join(evidence.logs)}")
+    if loss is not None:
+        _about_these(evidence, demands, loss)
     found = _Found(evidence, demands.samples)
     foreign: Counter[str] = Counter()
     places = {
         dc: _walk(evidence, dc, log, found, demands.foreign, foreign) for dc, log in sorted(evidence.logs.items())
     }
-    _lost(evidence, demands, places, found)
+    orphans = None if loss is None else Orphans(evidence, loss, places)
+    _lost(evidence, demands, places, orphans, found)
     for dc, log in evidence.logs.items():
         if dc != evidence.active:
-            _only_on(evidence, dc, places, found)
+            _only_on(evidence, dc, places, orphans, found)
             _same_order(evidence.logs[evidence.active], evidence.active, places[dc], dc, found)
         if dc == evidence.active or demands.standby_complete:
-            _last_values(evidence, dc, log, found)
-            _whole_transactions(evidence, dc, places[dc], found)
+            _last_values(evidence, dc, log, orphans, found)
+            _whole_transactions(evidence, dc, places[dc], orphans, found)
     _one_writer(evidence, found)
-    group_facts, group_doubts = _groups(evidence, demands, places, found)
-    facts, doubts = _substance(evidence, demands)
+    group_facts, group_doubts = _groups(evidence, demands, places, orphans is not None, found)
+    facts, doubts = _substance(evidence, demands, 0 if loss is None else 1)
+    if orphans is not None:
+        facts["loss"], more = _reported(evidence, orphans, places, found)
+        doubts += more
     facts["foreign records"] = dict(foreign)
     facts["groups"] = group_facts
     return Verdict(found.counts, found.samples, doubts + group_doubts, facts)
@@ -145,13 +152,19 @@ def _difference(seen: Seen, attempt: Attempt, topic: str, partition: int) -> str
     return "; ".join(parts)
 
 
-def _lost(evidence: Evidence, demands: Demands, places: dict[str, dict[int, Place]], found: _Found) -> None:
+def _lost(
+    evidence: Evidence,
+    demands: Demands,
+    places: dict[str, dict[int, Place]],
+    orphans: Orphans | None,
+    found: _Found,
+) -> None:
     on_active = places[evidence.active]
     standbys = [dc for dc in places if dc != evidence.active] if demands.standby_complete else []
     for number, attempt in evidence.attempts.items():
         if attempt.outcome is not Outcome.OK or attempt.topic in evidence.compacted:
             continue
-        if number not in on_active:
+        if number not in on_active and (orphans is None or not orphans.lost(number)):
             _add_lost(Kind.MISSING, evidence.active, number, attempt, found)
         for dc in standbys:
             if number not in places[dc]:
@@ -163,12 +176,18 @@ def _add_lost(kind: Kind, dc: str, number: int, attempt: Attempt, found: _Found)
     found.add(kind, dc, place, number, f"acknowledged on {attempt.dc or '?'} (the offset is that side's)")
 
 
-def _only_on(evidence: Evidence, dc: str, places: dict[str, dict[int, Place]], found: _Found) -> None:
-    """Nothing may be left behind on a standby, whatever its producer was told."""
+def _only_on(
+    evidence: Evidence, dc: str, places: dict[str, dict[int, Place]], orphans: Orphans | None, found: _Found
+) -> None:
+    """Nothing may be left behind on a standby, whatever its producer was told, but what a loss report names."""
     on_active = places[evidence.active]
     for number, place in places[dc].items():
         attempt = evidence.attempts[number]
         if number not in on_active and attempt.topic not in evidence.compacted:
+            if orphans is not None and dc == orphans.loss.source and orphans.before_a_common_one(place):
+                found.add(Kind.HOLE, dc, place, number, f"{evidence.active} has a later record of this partition")
+            if orphans is not None and orphans.lost(number):
+                continue
             found.add(Kind.OLD_ONLY, dc, place, number, f"its producer was told: {attempt.outcome}")
 
 
@@ -192,14 +211,14 @@ def _same_order(log: Log, dc: str, others: dict[int, Place], other: str, found: 
                 highest = offset
 
 
-def _last_values(evidence: Evidence, dc: str, log: Log, found: _Found) -> None:
+def _last_values(evidence: Evidence, dc: str, log: Log, orphans: Orphans | None, found: _Found) -> None:
     """The last value of each key of a compacted topic is the last acknowledged one, or one that may have come since."""
     if not evidence.compacted:
         return
     wanted: dict[tuple[str, str | None], tuple[int, Attempt]] = {}
     possible: dict[tuple[str, str | None], list[int]] = defaultdict(list)
     for number, attempt in evidence.attempts.items():
-        if attempt.topic not in evidence.compacted:
+        if attempt.topic not in evidence.compacted or (orphans is not None and orphans.lost(number)):
             continue
         key = (attempt.topic, attempt.key)
         if attempt.outcome is Outcome.OK:
@@ -227,10 +246,17 @@ def _last_values(evidence: Evidence, dc: str, log: Log, found: _Found) -> None:
             found.add(Kind.STALE, dc, (tp, seen.offset), number, detail)
 
 
-def _whole_transactions(evidence: Evidence, dc: str, places: dict[int, Place], found: _Found) -> None:
-    """A transaction whose commit got no answer is there whole or not at all."""
+def _whole_transactions(
+    evidence: Evidence, dc: str, places: dict[int, Place], orphans: Orphans | None, found: _Found
+) -> None:
+    """A transaction whose commit got no answer is there whole or not at all.
+
+    A failover may cut through it: a mirror copies partitions one by one. What the loss report names is left out.
+    """
     unanswered: dict[str, list[int]] = defaultdict(list)
     for number, attempt in evidence.attempts.items():
+        if orphans is not None and orphans.lost(number):
+            continue
         if attempt.txn and attempt.outcome is Outcome.INFO and attempt.topic not in evidence.compacted:
             unanswered[attempt.txn].append(number)
     for txn, numbers in unanswered.items():
@@ -294,6 +320,68 @@ def _merge(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
+# --- a failover's loss report ---
+
+
+def _about_these(evidence: Evidence, demands: Demands, loss: Loss) -> None:
+    if loss.target != evidence.active:
+        raise ValueError(f"the loss report is about a failover to {loss.target}, and {evidence.active} is active")
+    if loss.source not in evidence.logs:
+        raise ValueError(
+            f"no log of {loss.source}, which the loss report is about; there are: {', '.join(evidence.logs)}"
+        )
+    if demands.standby_complete:
+        raise ValueError(f"{loss.source} was left behind by a failover: it cannot be asked to be complete")
+
+
+def _reported(
+    evidence: Evidence, orphans: Orphans, places: dict[str, dict[int, Place]], found: _Found
+) -> tuple[dict[str, object], list[str]]:
+    """Hold the report against the old side's log, record by record. Returns: counts, and what is not proven."""
+    loss = orphans.loss
+    old, on_active = evidence.logs[loss.source], places[evidence.active]
+    told: Counter[str] = Counter()
+    for tp, claim in sorted(loss.tails.items()):
+        if not any(tp[0] == topic for topic, _ in old):
+            told["records of topics that are not judged"] += claim.records
+            continue
+        seen = [record for record in old.get(tp, ()) if claim.first <= record.offset <= claim.last]
+        # What a compacted log had when the report was made may have been replaced since.
+        fits = len(seen) <= claim.records if tp[0] in evidence.compacted else len(seen) == claim.records
+        ends = [record.offset for record in (*seen[:1], *seen[-1:])] == [claim.first, claim.last]
+        if not fits or not (ends or tp[0] in evidence.compacted):
+            where = f"{seen[0].offset} to {seen[-1].offset}" if seen else "none"
+            detail = (
+                f"it says {claim.records} records from {claim.first} to {claim.last}; there are {len(seen)}: {where}"
+            )
+            found.add(Kind.MISREPORTED, loss.source, (tp, claim.first), None, detail)
+        for record in seen:
+            attempt = evidence.attempts.get(record.attempt) if record.attempt is not None else None
+            if record.attempt is None or attempt is None:
+                told["foreign"] += 1
+            elif record.attempt in on_active:
+                place, offset = on_active[record.attempt]
+                detail = f"on {evidence.active} it is at {place[0]}-{place[1]}@{offset}"
+                found.add(Kind.NOT_LOST, loss.source, (tp, record.offset), record.attempt, detail)
+            else:
+                told["acknowledged" if attempt.outcome is Outcome.OK else "without an answer"] += 1
+    lost = [
+        number
+        for number, (tp, _) in places[loss.source].items()
+        if number not in on_active and tp[0] not in evidence.compacted
+    ]
+    if loss.bound is not None and len(lost) > loss.bound:
+        number = lost[loss.bound]
+        detail = f"{len(lost)} records were lost, at most {loss.bound} were announced"
+        found.add(Kind.BEYOND_BOUND, loss.source, places[loss.source][number], number, detail)
+    doubts = [
+        f"{topic}-{partition} is {case} on {loss.source}: the report names no records of it"
+        for (topic, partition), case in sorted(loss.unsettled.items())
+        if (topic, partition) in old
+    ]
+    return {"partitions": len(loss.tails), "bound": loss.bound, **told}, doubts
+
+
 # --- groups ---
 
 
@@ -321,7 +409,7 @@ class _Positions:
 
 
 def _groups(
-    evidence: Evidence, demands: Demands, places: dict[str, dict[int, Place]], found: _Found
+    evidence: Evidence, demands: Demands, places: dict[str, dict[int, Place]], failed_over: bool, found: _Found
 ) -> tuple[dict[str, dict[str, object]], list[str]]:
     on_active = places[evidence.active]
     by_place: dict[tuple[str, TopicPartition], list[Read | Committed]] = defaultdict(list)
@@ -356,7 +444,8 @@ def _groups(
             if place[1] < committed:
                 totals[group]["re-read"] += 1
                 spared[group] += 1
-                if spared[group] > demands.rereads.get(group, 0):
+                # After a failover groups go on where the mirror's checkpoints put them, which is early by design.
+                if spared[group] > demands.rereads.get(group, 0) and not failed_over:
                     detail = f"group {group} had committed up to {committed}; again on {event.dc}@{event.offset}"
                     found.add(Kind.REREAD, evidence.active, place, event.attempt, detail)
             elif event.attempt in received:
@@ -399,7 +488,7 @@ def _skipped(
 # --- is there anything to judge? ---
 
 
-def _substance(evidence: Evidence, demands: Demands) -> tuple[dict[str, object], list[str]]:
+def _substance(evidence: Evidence, demands: Demands, failovers: int) -> tuple[dict[str, object], list[str]]:
     outcomes: Counter[str] = Counter()
     acked: Counter[str] = Counter()
     refused = 0
@@ -432,7 +521,7 @@ def _substance(evidence: Evidence, demands: Demands) -> tuple[dict[str, object],
     if demands.switchovers is not None:
         if changes != demands.switchovers:
             doubts.append(f"acknowledgements changed sides {changes} times, not {demands.switchovers}")
-        if refused < demands.switchovers:
+        if refused < demands.switchovers - failovers:  # a side that dies refuses nobody
             doubts.append(f"{refused} refusals in {demands.switchovers} switchovers: was traffic flowing at the fence?")
         if stretches and stretches[-1][0] != evidence.active:
             doubts.append(f"the last acknowledgements came from {stretches[-1][0]}, not from {evidence.active}")

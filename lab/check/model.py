@@ -148,6 +148,10 @@ class Kind(StrEnum):
     TWO_WRITERS = "two-writers"
     SKIPPED = "skipped"
     REREAD = "re-read"
+    NOT_LOST = "not-lost"
+    HOLE = "hole"
+    MISREPORTED = "misreported"
+    BEYOND_BOUND = "beyond-bound"
 
 
 MEANING = {
@@ -164,6 +168,10 @@ MEANING = {
     Kind.TWO_WRITERS: "acknowledged on one side while the other was acknowledging too",
     Kind.SKIPPED: "a group went past it without receiving it",
     Kind.REREAD: "a group received it again after committing it",
+    Kind.NOT_LOST: "the loss report names it, and it is on the active side",
+    Kind.HOLE: "left behind, although a later record of its partition was not",
+    Kind.MISREPORTED: "the old side's log does not hold what the loss report says of this partition",
+    Kind.BEYOND_BOUND: "lost beyond the bound that was told before the active side opened",
 }
 
 

@@ -34,6 +34,8 @@ def as_table(checked: Checked) -> Iterator[str]:
     yield f"active side     {checked.active}"
     for name in ("acknowledged", "refused", "attempts", "stretches", "records", "foreign records"):
         yield f"{name:<15} {_plain(facts.get(name))}"
+    if "loss" in facts:
+        yield f"{'reported lost':<15} {_plain(facts['loss'])}"
     for move in checked.moves:
         steady = "" if move.flowing else "  (traffic was not steady before it)"
         yield f"outage          {move.seconds * 1000:.0f} ms{steady}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from lab.check.judge import judge
 from lab.check.logs import Cluster, ClusterLog, ReadError, cluster_id, read
+from lab.check.loss import Loss
 from lab.check.model import Demands, Evidence, Outcome, Verdict
 from lab.check.runs import Labels, Runs, read_runs
 from lab.load.config import Kind
@@ -36,6 +37,7 @@ def check(
     demands: Demands | None = None,
     catch_up_s: float = 30.0,
     say: Callable[[str], None] = lambda line: None,
+    loss: Loss | None = None,
 ) -> Checked:
     """Read runs and both clusters, and judge.
 
@@ -43,7 +45,8 @@ def check(
         folders: run folders, as the load wrote them; all runs that wrote to the topics.
         active: the name of the active data center, or librdkafka settings of the endpoint to ask for it.
         catch_up_s: with `standby_complete`, how long the standby may take to hold everything.
-    Raises: JournalError, ReadError.
+        loss: the report of a failover; exactly what it names may be missing.
+    Raises: JournalError, ReadError; ValueError when the loss report is about other sides.
     """
     demands = demands or Demands()
     started = time.monotonic()
@@ -72,7 +75,7 @@ def check(
             say(f"{sum(map(len, log.records.values()))} visible records on {name}")
         seconds["logs"] = round(time.monotonic() - mark, 3)
         mark = time.monotonic()
-        verdict = judge(_evidence(runs, logs, active), demands)
+        verdict = judge(_evidence(runs, logs, active), demands, loss)
         seconds["judging"] = round(time.monotonic() - mark, 3)
         moves = tuple(outages(_acks(runs)))
     finally:

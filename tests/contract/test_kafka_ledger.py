@@ -36,6 +36,7 @@ async def test_entries_are_found_by_prefix(ledger: Ledger) -> None:
     assert await ledger.find(f"{scope}/op-1/") == {f"{scope}/op-1/cut/a": b"1", f"{scope}/op-1/ledger/b": b"2"}
     assert len(await ledger.find(f"{scope}/")) == 3
     assert await ledger.find(f"{scope}/op-3/") == {}
+    assert await ledger.find(f"{scope}/", "/cut/c") == {f"{scope}/op-2/cut/c": b"3"}
 
 
 async def test_an_entry_of_ten_thousand_partitions_fits(ledger: Ledger) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from confluent_kafka import TopicPartition as ConfluentPartition
 from adapters.kafka import reader
 from dcdr import translate
 from dcdr.errors import InvalidRequestError
-from dcdr.model import LogEnds, OffsetRange, TopicPartition
+from dcdr.model import LogEnds, Measured, OffsetRange, TopicPartition
 from tests.contract.kafka_real import CANARY_TOPIC, LEDGER_TOPIC, eventually
 from tests.contract.kafka_world import KafkaWorld, RealKafkaWorld, fresh
 
@@ -158,6 +159,48 @@ async def test_an_open_transaction_ends_what_can_be_seen(world: KafkaWorld) -> N
     assert ([record.offset for record in found.records], found.complete) == ([0], False)
     empty = (await world.logs.visible({place: OffsetRange(1, 3)}, 10))[place]
     assert (empty.records, empty.complete) == ((), False)
+    await world.end(txn, commit=False)
+
+
+async def test_a_range_is_measured_by_what_a_consumer_would_see(world: KafkaWorld) -> None:
+    topic = await world.topic(3)
+    place, copy, empty = (TopicPartition(topic, number) for number in range(3))
+    await world.produce(place, ["0", "11", "222"])
+    txn, other = fresh("txn"), fresh("txn")
+    await world.begin(txn, place, ["aborted", "aborted too"])
+    await world.end(txn, commit=False)
+    await eventually(lambda: _settled_at(world, place, 6))
+    await world.begin(other, place, ["4444"])
+    await world.end(other, commit=True)
+    await eventually(lambda: _settled_at(world, place, 8))
+    whole = {place: OffsetRange(0, 8), empty: OffsetRange(0, 0)}
+    found = await world.logs.measure(whole)
+    assert found[empty] == Measured(complete=True)
+    seen = found[place]
+    assert (seen.records, seen.bytes, seen.first, seen.last, seen.complete) == (4, 10, 0, 6, True)
+    assert seen.earliest_ms is not None
+    assert seen.latest_ms is not None
+    assert seen.earliest_ms <= seen.latest_ms
+    behind = (await world.logs.measure({place: OffsetRange(3, 8)}))[place]
+    assert (behind.records, behind.bytes, behind.first, behind.last) == (1, 4, 6, 6)
+    first = (await world.logs.measure(whole, {place: 2}))[place]
+    assert (first.records, first.bytes, first.first, first.last, first.complete) == (2, 3, 0, 1, True)
+    assert first == (await world.logs.measure({place: OffsetRange(0, 2)}))[place]
+    assert first.digest != seen.digest
+    none = (await world.logs.measure({place: OffsetRange(0, 8)}, {place: 0}))[place]
+    assert none == Measured(complete=True)
+    assert (await world.logs.measure({copy: OffsetRange(0, 0), place: OffsetRange(4, 5)}))[place].records == 0
+
+
+async def test_a_measure_ends_at_an_open_transaction_and_says_so(world: KafkaWorld) -> None:
+    place = TopicPartition(await world.topic(), 0)
+    await world.produce(place, ["0"])
+    txn = fresh("txn")
+    await world.begin(txn, place, ["1", "2"])
+    found = (await world.logs.measure({place: OffsetRange(0, 3)}))[place]
+    assert (found.records, found.complete) == (1, False)
+    limited = (await world.logs.measure({place: OffsetRange(0, 3)}, {place: 1}))[place]
+    assert (limited.records, limited.complete) == (1, True)
     await world.end(txn, commit=False)
 
 
@@ -333,3 +376,48 @@ async def test_more_than_a_response_holds_is_read_in_turns(
         for place in places:
             assert [record.offset for record in found[place].records] == list(range(min(limit, 120)))
             assert found[place].complete == (limit == 1000)
+
+
+@pytest.mark.real
+async def test_equal_records_measure_the_same_and_their_times_and_sizes_are_told(real: RealKafkaWorld) -> None:
+    topic = await real.topic(2)
+    one, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    records: list[dict[str, Any]] = [
+        {"key": b"k", "value": b"value", "timestamp": 5000, "headers": [("h", b"12"), ("n", None)]},
+        {"value": None, "timestamp": 3000},
+        {"key": b"", "value": b"x", "timestamp": 4000},
+    ]
+    await write(real, one, *records)
+    await write(real, other, {"value": b"ahead", "timestamp": 1})
+    await write(real, other, *records)
+    ends = await real.logs.ends([one, other])
+    found = await real.logs.measure({one: OffsetRange(0, ends[one].leo), other: OffsetRange(1, ends[other].leo)})
+    assert found[one].digest == found[other].digest
+    assert found[one][:6] == (3, 11, 0, 2, 3000, 5000)
+    swapped = TopicPartition(await real.topic(), 0)
+    await write(real, swapped, records[1], records[0], records[2])
+    assert (await real.logs.measure({swapped: OffsetRange(0, 3)}))[swapped].digest != found[one].digest
+
+
+@pytest.mark.real
+async def test_measuring_a_long_log_takes_no_more_memory_than_a_short_one(
+    real: RealKafkaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Responses of 200 kB; logs of 2 MB and of 20 MB. What is kept between responses does not grow with the log."""
+    monkeypatch.setattr(reader, "RESPONSE_BYTES", 200_000)
+    monkeypatch.setattr(reader, "PARTITION_BYTES", 100_000)
+    topic = await real.topic(2)
+    short, long = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    peaks = {}
+    for place, records in ((short, 2_000), (long, 20_000)):
+        values = ({"value": b"%6d" % n + b"x" * 994} for n in range(records))
+        await write(real, place, *values, **{"batch.size": 50_000, "linger.ms": 5})
+        tracemalloc.start()
+        try:
+            found = (await real.logs.measure({place: OffsetRange(0, records)}))[place]
+            peaks[place] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (found.records, found.bytes, found.complete) == (records, records * 1000, True)
+    assert peaks[long] < 2 * peaks[short], peaks
+    assert peaks[long] < 4_000_000, peaks

@@ -58,8 +58,8 @@ def main() -> int:
     missing = [step.removesuffix("!") for step in given]
     real = assembly.activities_of
 
-    def mutated(directory: Directory) -> list[Callable[..., Any]]:
-        known = {_name(step): step for step in real(directory)}
+    def mutated(directory: Directory, *more: Any) -> list[Callable[..., Any]]:
+        known = {_name(step): step for step in real(directory, *more)}
         unknown = set(missing) - set(known)
         assert not unknown, f"no such step: {unknown}"
         return [

@@ -21,14 +21,31 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.failpoints import Failpoint
-from dcdr.model import AbortRequest, GroupVerdict, LeaseRecord, Outcome, SwitchoverRequest, TransitionReport
+from dcdr.model import (
+    AbortRequest,
+    FailoverRequest,
+    GroupVerdict,
+    Holding,
+    LeaseRecord,
+    LossAcceptance,
+    OperationKind,
+    Outcome,
+    SwitchoverRequest,
+    TailRequest,
+    TailResult,
+    TransitionReport,
+)
 from lab import Lab, connect, gates, store
 from lab import status as lab_status
 from lab.addresses import ARBITER, MEMBERS, other
 from lab.check.estate import check_lab
+from lab.check.loss import Loss
 from lab.check.model import Demands
 from lab.check.report import as_table
 from lab.check.run import Checked
@@ -36,20 +53,26 @@ from lab.load import Load, LoadConfig
 from lab.load.estate import GROUPS, STAYING, Estate
 from lab.record import Home
 from lab.reset import reset
-from lab.up import up
+from lab.up import tell_agents, up
 from starter import client as front
 from starter.client import Ended
 from workflows.switchover import SwitchoverWorkflow
-from workflows.temporal import CONVERTER, TASK_QUEUE
+from workflows.lookout import ensure_running, look
+from workflows.temporal import CONVERTER, TASK_QUEUE, TASK_TIMEOUT, tail_id
+from workflows.transition import transition_id
 
 ROOT = Path(__file__).parents[2]
 SCOPE = store.SCOPE
 WORKER_START_S, RUN_S, STANDING_S, LOOK_S = 90.0, 180.0, 60.0, 0.1
+TAKEOVER_S, FAILOVER_S, TAIL_S, WATCH_S = 90.0, 180.0, 180.0, 60.0
+"""Until a failover has begun, of which the lease's own waiting time is 14 s; until it has ended; until its tail is
+known, from when the old side serves; until the watch has seen the lease."""
 RATE = 400.0
 """Records a second: enough that every window of the outage has some, and little enough for a busy machine."""
 STORY_S, STORY_LINES = 20.0, 25
 """How long a failure waits for what the lab has to say, and how much of each log it shows."""
 Handle = WorkflowHandle[SwitchoverWorkflow, TransitionReport]
+FailoverHandle = WorkflowHandle[Any, TransitionReport]
 
 
 async def until(what: str, holds: Callable[[], bool | Awaitable[bool]], seconds: float) -> None:
@@ -64,6 +87,10 @@ async def until(what: str, holds: Callable[[], bool | Awaitable[bool]], seconds:
         await asyncio.sleep(LOOK_S)
 
 
+def _different(facts: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    return [f"{name}: {facts[name]}, expected {wanted[name]}" for name in wanted if facts[name] != wanted[name]]
+
+
 def quietly(_line: str) -> None:
     """Progress that nobody reads."""
 
@@ -75,6 +102,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     log: Path
     marks: Path
+    site: str = ARBITER
 
     def fired(self, point: Failpoint) -> bool:
         return (self.marks / point.mark).exists()
@@ -122,12 +150,22 @@ class Stage:
     rereads: Counter[str] = field(default_factory=Counter)
     spoiled: bool = False
     workers: list[Worker] = field(default_factory=list)
+    failover: TransitionReport | None = None
+    """The last one since the lab was fresh: from then on the verdict needs what it lost, and no test goes on from it."""
+    seen: set[str] = field(default_factory=set)
+    """Runs of failovers that a test has had the end of."""
 
     @classmethod
-    async def open(cls, name: str, brokers: int = 1, fence: str = gates.AUTHORIZER) -> Stage:
-        """Bring the lab up, or find it up. Workers' logs and marks are kept in the lab's folder."""
+    async def open(
+        cls, name: str, brokers: int = 1, fence: str = gates.AUTHORIZER, *, automatic: bool = False
+    ) -> Stage:
+        """Bring the lab up, or find it up. Workers' logs and marks are kept in the lab's folder.
+
+        Args:
+            automatic: the agents take the lease over by themselves.
+        """
         was_there = Home.of(name).record.exists()
-        lab = await asyncio.to_thread(up, name, brokers, None, False, quietly, fence)
+        lab = await asyncio.to_thread(up, name, brokers, None, False, quietly, fence, automatic)
         address = str(lab.plan.ports["temporal/frontend"])
         client = await Client.connect(address, namespace="dr", data_converter=CONVERTER)
         folder = lab.home.path / "stage"
@@ -139,6 +177,7 @@ class Stage:
         if self.spoiled:
             await asyncio.to_thread(reset, self.lab.name, False, quietly)
             self.runs, self.moves, self.maybe, self.rereads = [], 0, 0, Counter()
+            self.failover = None
         self.spoiled = True
 
     # --- the estate -------------------------------------------------------------------------------------------------
@@ -163,18 +202,18 @@ class Stage:
         seen, standby = lab_status.observe(self.lab), other(active)
         lease = seen["lease"] or {}
         facts = {
-            "lease": (lease.get("holder"), lease.get("phase"), lease.get("op_id")),
+            "lease": (lease.get("holder"), lease.get("phase"), lease.get("op_id"), lease.get("behind")),
             "endpoint": seen["endpoint"],
             active: seen["gates"][active],
             standby: seen["gates"][standby],
         }
         wanted = {
-            "lease": (active, "OPEN", None),
+            "lease": (active, "OPEN", None, None),
             "endpoint": active,
             active: {"users": "open", "groups": "free"},
             standby: {"users": "closed", "groups": "frozen"},
         }
-        found = [f"{name}: {facts[name]}, expected {wanted[name]}" for name in wanted if facts[name] != wanted[name]]
+        found = _different(facts, wanted)
         for source in (active, standby):
             state, host = connect.standing_state(source, active), other(source)
             there = connect.status(self.lab.connect_url(host))
@@ -185,6 +224,34 @@ class Stage:
                     tasks = [task["state"] for task in (entry or {}).get("tasks", [])]
                     now = (entry or {}).get("connector", {}).get("state")
                     found.append(f"{name} is {now} with tasks {tasks}, expected {state}")
+        return found
+
+    def wrong_after_failover(self, active: str, dark: bool = False) -> list[str]:
+        """What differs from an estate whose other side a failover left behind; empty when nothing does.
+
+        Args:
+            dark: that side does not answer yet, so that nothing is asked of it.
+        """
+        seen, behind = lab_status.observe(self.lab), other(active)
+        lease = seen["lease"] or {}
+        facts = {
+            "lease": (lease.get("holder"), lease.get("phase"), lease.get("op_id"), lease.get("behind")),
+            "endpoint": seen["endpoint"],
+            active: seen["gates"][active],
+        }
+        wanted: dict[str, object] = {
+            "lease": (active, "OPEN", None, behind),
+            "endpoint": active,
+            active: {"users": "open", "groups": "free"},
+        }
+        if not dark:
+            facts[behind], wanted[behind] = seen["gates"][behind]["users"], "closed"
+        found = _different(facts, wanted)
+        for source in (behind,) if dark else (active, behind):  # the mirror of `source` runs on the other side
+            there = connect.status(self.lab.connect_url(other(source)))
+            name = connect.connector_name("source", source)
+            if not connect.has_state(name, there.get(name), "STOPPED"):
+                found.append(f"{name} is {there.get(name)}, expected to be STOPPED without a task")
         return found
 
     def wrong_gates(self, active: str) -> list[str]:
@@ -207,6 +274,46 @@ class Stage:
         if epoch is not None:
             assert self.lease().epoch == epoch
 
+    async def at_rest_after_failover(self, active: str, dark: bool = False, seconds: float = STANDING_S) -> None:
+        """Wait until nothing is wrong with an estate that failed over to `active`. Raises: AssertionError."""
+        wrong: list[str] = []
+
+        async def holds() -> bool:
+            nonlocal wrong
+            wrong = await asyncio.to_thread(self.wrong_after_failover, active, dark)
+            return not wrong
+
+        try:
+            await until("the estate at rest after its failover", holds, seconds)
+        except TimeoutError as error:
+            raise AssertionError(f"not as a failover to {active} leaves it: {'; '.join(wrong)}") from error
+
+    # --- sites, and what the agents are told ------------------------------------------------------------------------
+
+    async def automatic(self, on: bool) -> None:
+        """Whether the agents take over by themselves from now on; one by one they are restarted, without an outage."""
+        await asyncio.to_thread(tell_agents, self.lab, quietly, automatic=on)
+
+    async def policy(self, **changes: Any) -> None:
+        """The lab's own values of `scopes.lab.failover`, as YAML would hold them: all that are not named are the usual
+        ones again. Agents are restarted, workers that start later read them: `policy(max_lost_records=0)`."""
+        await asyncio.to_thread(tell_agents, self.lab, quietly, failover=changes)
+
+    async def kill_site(self, site: str) -> list[str]:
+        """SIGKILL everything at a site at once, our own workers there too. Returns: the processes' names."""
+        for worker in self.workers:
+            if worker.site == site and worker.process.poll() is None:
+                worker.process.kill()
+        return await asyncio.to_thread(self.lab.fault.kill_site, site)
+
+    async def restart_site(self, site: str) -> list[str]:
+        """Start what is down there (not our own workers) and wait until it serves."""
+        return await asyncio.to_thread(self.lab.fault.restart_site, site)
+
+    async def cut_site(self, site: str, direction: str = "both", **more: bool) -> list[str]:
+        """Part a site from the others; `more`: `with_clients`, `silently`. `self.lab.fault.heal()` joins them again."""
+        return await asyncio.to_thread(lambda: self.lab.fault.cut_site(site, direction, **more))
+
     # --- workers ----------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
@@ -216,6 +323,7 @@ class Stage:
         marks: Path | None = None,
         mutant: tuple[str, ...] = (),
         settings: Mapping[str, str] | None = None,
+        site: str = ARBITER,
     ) -> AsyncIterator[Worker]:
         """A worker process of its own that serves the lab; at the end it is killed, whatever state it is in.
 
@@ -223,8 +331,10 @@ class Stage:
             marks: folder that remembers what has fired (default: a new one); give a dead worker's to its successor.
             mutant: steps that do nothing in this worker.
             settings: on top of the lab's, such as {"DCDR_DRAIN__DEADLINE": "PT5S"}.
+            site: where it runs. Each one serves queue `dr`, which is enough for a watch; a member's also `dr-<site>`,
+                and it is part of that site when this is cut off or killed.
         """
-        worker = self.spawn(*points, marks=marks, mutant=mutant, settings=settings)
+        worker = self.spawn(*points, marks=marks, mutant=mutant, settings=settings, site=site)
         try:
             await self.serving(worker)
             yield worker
@@ -237,8 +347,9 @@ class Stage:
         marks: Path | None = None,
         mutant: tuple[str, ...] = (),
         settings: Mapping[str, str] | None = None,
+        site: str = ARBITER,
     ) -> Worker:
-        """Start a worker and do not wait for it; the caller ends it."""
+        """Start a worker and do not wait for it; the caller ends it. Arguments as of `worker`."""
         name = uuid4().hex[:8]
         marks = marks or self.folder / f"{name}.marks"
         marks.mkdir(exist_ok=True)
@@ -249,14 +360,14 @@ class Stage:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("DCDR_", "TEMPORAL_"))}
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", module, *(["--dc", site] if site in MEMBERS else [])],
                 cwd=ROOT,
-                env={**kept, **self.lab.environment(), **told, **(settings or {})},
+                env={**kept, **self.lab.environment(site), **told, **(settings or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
             )
-        worker = Worker(process, log, marks)
+        worker = Worker(process, log, marks, site)
         self.workers.append(worker)
         return worker
 
@@ -334,6 +445,126 @@ class Stage:
         self.moves += 1
         self.rereads.update({g.group: g.bound for g in report.groups if g.verdict is not GroupVerdict.EXACT})
 
+    # --- failovers --------------------------------------------------------------------------------------------------
+
+    async def watched(self, seconds: float = WATCH_S) -> None:
+        """Wait until the scope's watch has seen the lease a moment ago; a worker must be serving, which starts it."""
+
+        async def alive() -> bool:
+            await ensure_running(self.client, SCOPE)
+            return (await look(self.client, SCOPE)).alive
+
+        await until("the watch to be alive", alive, seconds)
+
+    async def fail_over(self, target: str, **more: Any) -> FailoverHandle:
+        """Ask for a failover, as a person does; `failed_over` waits for its end as for the watch's."""
+        request = FailoverRequest(scope=SCOPE, target=target, **more)
+        handle: FailoverHandle = await self.client.start_workflow(
+            "Failover",
+            request,
+            id=transition_id(SCOPE),
+            task_queue=TASK_QUEUE,
+            task_timeout=TASK_TIMEOUT,
+            result_type=TransitionReport,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+        )
+        return handle
+
+    async def failing_over(self, seconds: float = TAKEOVER_S) -> FailoverHandle:
+        """The failover that runs or ran last, whoever started it, but none that `failed_over` has returned already."""
+        found: str | None = None
+
+        async def started() -> bool:
+            nonlocal found
+            try:
+                run = await self.client.get_workflow_handle(transition_id(SCOPE)).describe()
+            except RPCError as error:
+                if error.status is RPCStatusCode.NOT_FOUND:
+                    return False
+                raise
+            found = run.run_id if run.workflow_type == "Failover" and run.run_id not in self.seen else None
+            return found is not None
+
+        await until("a failover", started, seconds)
+        return self.client.get_workflow_handle(transition_id(SCOPE), run_id=found, result_type=TransitionReport)
+
+    async def failed_over(
+        self, target: str, *, outcome: Outcome = Outcome.DONE, seconds: float = FAILOVER_S
+    ) -> TransitionReport:
+        """Wait until the failover to `target` has ended, whoever started it. Returns: its report.
+
+        Raises: TimeoutError when none ends; AssertionError when it fails, or ends in another way or elsewhere.
+        """
+        deadline = time.monotonic() + seconds
+        handle = await self.failing_over(seconds)
+        ended = await asyncio.wait_for(front.ended(handle), max(1.0, deadline - time.monotonic()))
+        self.seen.add(handle.run_id or "")
+        report = ended.report
+        assert report is not None, ended.failure
+        assert (report.kind, report.target) == (OperationKind.FAILOVER, target), report
+        assert report.outcome is outcome, report.why
+        if outcome is Outcome.DONE:
+            assert report.active == target, report.why
+            self.failover = report
+            self.moved(report)
+        return report
+
+    async def holding(self, seconds: float = FAILOVER_S) -> Holding:
+        """Wait until the failover holds; returns what it waits to have accepted."""
+        held: list[Holding] = []
+
+        async def holds() -> bool:
+            handle = await self.failing_over(seconds)
+            with contextlib.suppress(RPCError, WorkflowQueryFailedError):  # no worker answers just now
+                found = await handle.query("holding", result_type=Holding | None)  # type: ignore[arg-type]
+                held.extend([found] if isinstance(found, Holding) else [])
+            return bool(held)
+
+        await until("a failover that holds", holds, seconds)
+        return held[0]
+
+    async def accept_loss(self, records: int | None, by: str = "test", reason: str = "a test") -> str:
+        """Accept what a failover that holds will lose. Raises: WorkflowUpdateFailedError when that is refused."""
+        handle = self.client.get_workflow_handle(transition_id(SCOPE))
+        acceptance = LossAcceptance(records=records, by=by, reason=reason)
+        answer: str = await handle.execute_update("accept_loss", acceptance, result_type=str)
+        return answer
+
+    async def tail(self, seconds: float = TAIL_S, *, start: bool = False) -> TailResult:
+        """Wait for the tail of the last failover that `failed_over` returned, which the watch has computed once the old
+        side answers.
+
+        Args:
+            start: do not wait for the watch to start it.
+        """
+        assert self.failover is not None, "nothing has failed over since the lab was fresh"
+        deadline = time.monotonic() + seconds
+        if start:
+            request = TailRequest(scope=SCOPE, requested_by="test")
+            with contextlib.suppress(WorkflowAlreadyStartedError):
+                await self.client.start_workflow("Tail", request, id=tail_id(SCOPE), task_queue=TASK_QUEUE)
+        while True:
+            run: str | None = None
+
+            async def started() -> bool:
+                nonlocal run
+                try:
+                    run = (await self.client.get_workflow_handle(tail_id(SCOPE)).describe()).run_id
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.NOT_FOUND:
+                        raise
+                return run is not None
+
+            await until("the tail to be computed", started, deadline - time.monotonic())
+            handle: WorkflowHandle[Any, TailResult] = self.client.get_workflow_handle(
+                tail_id(SCOPE), run_id=run, result_type=TailResult
+            )
+            with contextlib.suppress(WorkflowFailureError):  # ended by a reset, or to be tried again
+                result = await asyncio.wait_for(handle.result(), max(1.0, deadline - time.monotonic()))
+                if result.operation_id == self.failover.operation_id:
+                    return result
+            await asyncio.sleep(LOOK_S)
+
     # --- load and judgement -----------------------------------------------------------------------------------------
 
     def config(self, parked: bool = False, **changes: Any) -> LoadConfig:
@@ -364,16 +595,26 @@ class Stage:
         """Wait for that many further acknowledgements of one side."""
         await asyncio.to_thread(load.wait_for_acks, more, 60.0, self.cluster_id(member))
 
-    async def judge(self, **demands: Any) -> Checked:
-        """The checker's word on all loads since the lab was fresh."""
+    async def judge(self, *, loss: TailResult | None = None, **demands: Any) -> Checked:
+        """The checker's word on all loads since the lab was fresh; `loss`: exactly what it names may be missing."""
         asked = {"switchovers": None if self.maybe else self.moves, "rereads": dict(self.rereads), **demands}
-        checked = await asyncio.to_thread(check_lab, self.lab.name, self.runs, Demands(**asked), self.here(), 60.0)
+        report = None if loss is None else Loss.from_json(loss.model_dump(mode="json"))
+        checked = await asyncio.to_thread(
+            check_lab, self.lab.name, self.runs, Demands(**asked), self.here(), 60.0, loss=report
+        )
         if not self.maybe:
             return checked
         seen = len(checked.moves)
         assert seen in (self.moves, self.moves + self.maybe), checked.verdict.facts["stretches"]
         self.moves, self.maybe = seen, 0
-        return await self.judge(**demands)
+        return await self.judge(loss=loss, **demands)
+
+    async def verdict(self, loss: TailResult, **demands: Any) -> Checked:
+        """The verdict after a failover, which must be clean: what is missing is a suffix of each partition and exactly
+        what `loss` names. The stage stays spoiled: nothing goes on from here but a reset."""
+        checked = await self.judge(loss=loss, **demands)
+        assert checked.verdict.clean, "\n".join(as_table(checked))
+        return checked
 
     async def clean(self, **demands: Any) -> Checked:
         """The verdict, which must be clean, the standby complete included."""

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from lab.check.loss import Claim, Loss
 from lab.check.model import Attempt, Committed, Evidence, Outcome, Read, Seen, TopicPartition
 
 STEP_NS = 1_000_000
@@ -112,6 +113,21 @@ class World:
             for seen in records[self.copied[source][tp] : max(0, len(records) - leave)]:
                 self.sides[target].append(tp, seen)
                 self.copied[source][tp] += 1
+
+    def failover(self, target: str) -> None:
+        """The active side is lost with a tail on some partitions; groups go on where they were some records ago."""
+        source = self.history.active
+        for tp, records in self.history.logs[source].items():
+            leave = self.rng.choice((0, 1, 2, 4))
+            for seen in records[self.copied[source][tp] : max(self.copied[source][tp], len(records) - leave)]:
+                self.sides[target].append(tp, seen)
+            there = self.history.logs[target][tp]
+            self.copied[target][tp] = len(there)
+            for group in ("live", "lag"):
+                early = max(0, len(there) - self.rng.randint(0, 3))
+                self.read_up_to[(group, tp)] = min(self.read_up_to.get((group, tp), 0), early)
+        self.now += 1000 * STEP_NS
+        self.history.active = target
 
     def compact(self, side: str) -> None:
         """Drop some of the records that a later one of the same key replaced."""
@@ -219,6 +235,31 @@ def clean(seed: int = 1, eras: Sequence[str] = ("dc-a", "dc-b"), steps: int = 60
     return world.history
 
 
+def failed_over(seed: int = 1, steps: int = 60) -> tuple[History, Loss]:
+    """A history in which dc-a was lost and came back, and the report that tells exactly what it had for itself."""
+    world = World(seed)
+    world.era("dc-a", steps)
+    world.failover("dc-b")
+    world.era("dc-b", steps)
+    for group in ("live", "lag"):
+        world._read(group, "dc-b", behind=0)
+    world.compact("dc-a")
+    world.compact("dc-b")
+    history = world.history
+    return history, true_loss(history)
+
+
+def true_loss(history: History) -> Loss:
+    """What dc-a holds behind the last record of each partition that dc-b has too."""
+    tails: dict[TopicPartition, Claim] = {}
+    mirrored = {seen.attempt for records in history.logs["dc-b"].values() for seen in records}
+    for tp, records in history.logs["dc-a"].items():
+        common = max((n for n, seen in enumerate(records) if seen.attempt in mirrored), default=-1)
+        if tail := records[common + 1 :]:
+            tails[tp] = Claim(tail[0].offset, tail[-1].offset, len(tail))
+    return Loss("dc-a", "dc-b", tails, bound=sum(claim.records for claim in tails.values()))
+
+
 def change(history: History, dc: str, tp: TopicPartition, index: int, **fields: object) -> None:
     """Alter one record of one log."""
     records = history.logs[dc][tp]
@@ -244,4 +285,15 @@ def where(history: History, dc: str, number: int) -> tuple[TopicPartition, int]:
     raise LookupError(f"attempt {number} is not on {dc}")
 
 
-__all__ = ["COMPACTED", "History", "World", "acknowledged", "change", "clean", "replace", "where"]
+__all__ = [
+    "COMPACTED",
+    "History",
+    "World",
+    "acknowledged",
+    "change",
+    "clean",
+    "failed_over",
+    "replace",
+    "true_loss",
+    "where",
+]

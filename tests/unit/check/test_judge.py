@@ -333,7 +333,8 @@ PLANTS: dict[str, tuple[Plant, Kind]] = {
 
 
 def test_there_is_a_plant_for_every_kind() -> None:
-    assert {kind for _, kind in PLANTS.values()} == set(Kind)
+    of_a_loss_report = {Kind.NOT_LOST, Kind.HOLE, Kind.MISREPORTED, Kind.BEYOND_BOUND}  # see test_loss.py
+    assert {kind for _, kind in PLANTS.values()} == set(Kind) - of_a_loss_report
 
 
 @pytest.mark.parametrize("name", PLANTS)
