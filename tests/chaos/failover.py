@@ -21,12 +21,13 @@ from functools import partial
 from typing import Any
 
 import httpx
+import pytest
 from confluent_kafka import Producer
 
 from activities.failpoints import Failpoint
 from dcdr.errors import ConflictError, PlanRefusedError
 from dcdr.loss import journal_key
-from dcdr.model import FailoverRequest, Holding, LossAcceptance, Outcome, Phase, TransitionReport
+from dcdr.model import FailoverRequest, Holding, LossAcceptance, Outcome, Phase
 from lab import kafka
 from lab.faults import Way
 from lab.processes import ProcessState
@@ -35,9 +36,8 @@ from tests.chaos.bad_days import CALL_S, UNDONE, drop_topic, held, mirror_stoppe
 from tests.chaos.gates import TIMING, Trace, fake_clock
 from tests.chaos.kills import dies
 from tests.chaos.row import End, Play, Row, Scene, Shown
-from tests.integration.support import ROOT, RUN_S, SCOPE, Handle, until
+from tests.integration.support import ROOT, SCOPE, until
 from workflows import steps
-from workflows.transition import transition_id
 
 FAILED_OVER = frozenset({End.FAILED_OVER})
 READY_S = 60.0
@@ -51,30 +51,29 @@ POLICY = f"DCDR_SCOPES__{SCOPE.upper()}__FAILOVER__"
 # --- how a site goes away, and comes back ---------------------------------------------------------------------------
 
 
+Go = Callable[[Scene], Awaitable[list[str]]]
+
+
 @dataclass(frozen=True)
 class Away:
-    """`go` takes a site away at once and returns what it hit, `back` brings it back as it was before."""
+    """`go` takes a site away at once, `back` brings it back as it was before; both return what they hit."""
 
     says: str
-    go: Callable[[Scene], list[str]]
-    back: Callable[[Scene], Any]
+    go: Go
+    back: Go
 
 
-def heal(scene: Scene) -> list[str]:
-    return scene.stage.lab.fault.heal()
+async def heal(scene: Scene) -> list[str]:
+    found: list[str] = await off(scene.stage.lab.fault.heal)
+    return found
 
 
-def cut(way: Way, with_clients: bool = False) -> Callable[[Scene], list[str]]:
-    def go(scene: Scene) -> list[str]:
-        return scene.stage.lab.fault.cut_site(scene.here, way, with_clients=with_clients)
-
-    return go
+def cut(way: Way, with_clients: bool = False) -> Go:
+    return lambda scene: scene.stage.cut_site(scene.here, way, with_clients=with_clients)
 
 
 KILLED = Away(
-    "SIGKILL",
-    lambda scene: scene.stage.lab.fault.kill_site(scene.here),
-    lambda scene: scene.stage.lab.fault.restart_site(scene.here),
+    "SIGKILL", lambda scene: scene.stage.kill_site(scene.here), lambda scene: scene.stage.restart_site(scene.here)
 )
 CUT_OFF = Away("cut", cut(Way.BOTH), heal)
 """Users still reach it, and go on writing there until its gates close."""
@@ -83,10 +82,11 @@ MUTE = Away("swallow what it sends", cut(Way.OUT, with_clients=True), heal)
 """It takes what users send, and they never learn."""
 
 
-async def goes(scene: Scene, away: Away) -> str:
-    """Take the active site away, once the standby is ready for it. Returns: what was seen to be gone."""
-    await ready(scene)
-    hit = await off(away.go, scene)
+async def goes(scene: Scene, away: Away, first: bool = True) -> str:
+    """Take the active site away, once the standby is ready for it (`first`). Returns: what was seen to be gone."""
+    if first:
+        await ready(scene)
+    hit = await away.go(scene)
     gone = {fault.target for fault in await off(scene.stage.lab.fault.active)}
     assert hit, "nothing was hit"
     assert set(hit) <= gone, f"still there: {sorted(set(hit) - gone)}"
@@ -117,47 +117,24 @@ def agent_says(scene: Scene, dc: str) -> dict[str, Any]:
 # --- from the opening of the other side to rest ---------------------------------------------------------------------
 
 
-async def seen_through(scene: Scene, fired: str, back: Callable[[Scene], Any] | None) -> Shown:
+async def seen_through(scene: Scene, fired: str, back: Go | None) -> Shown:
     """Users write to the other side; then the old one comes back (`back`; None: it is there), closed, and its tail is
     computed. Needs a worker."""
     stage = scene.stage
     await stage.flowing(scene.load, scene.there)
-    report = await stage.failed_over()
-    told(scene, report)
+    report = await stage.failed_over(scene.there)
+    assert report.loss is not None, "the report tells no bound"
+    at_most = report.loss.records
+    assert at_most is not None or report.accepted_by, "an unknown loss that nobody accepted"
     here = Trace(scene, scene.here)
     if back is not None:
-        await off(back, scene)
+        await back(scene)
     loss = await stage.tail()
     assert not here.ever("users", "open"), f"{scene.here} opened: {here.changes()}"
-    lost, bound = sum(tail.records for tail in loss.tails.values()), loss.bound
-    at_most = "an unknown number" if bound is None else str(bound)
+    assert at_most is None or loss.records <= at_most, f"{loss.records} lost, at most {at_most} were announced"
     split = ", ".join(f"{name} {took.total_seconds():.1f}" for name, took in report.rto.items())
-    return Shown(f"{fired}; lost {lost} of at most {at_most}; {split} s", End.FAILED_OVER, scene.there, loss)
-
-
-def told(scene: Scene, report: TransitionReport) -> None:
-    """What every report of a failover that was done has to say."""
-    assert (report.outcome, report.active) == (Outcome.DONE, scene.there), report.why
-    assert report.loss is not None, "the report tells no bound"
-    assert report.loss.records is not None or report.accepted_by, "an unknown loss that nobody accepted"
-    record = scene.stage.lease()
-    assert record.behind == scene.here, record
-    assert (record.phase, record.op_id) == (Phase.OPEN, None), record
-
-
-async def running(scene: Scene, seconds: float = RUN_S) -> Handle:
-    """The scope's failover, once it runs: whoever started it."""
-    handle: Handle = scene.stage.client.get_workflow_handle(transition_id(SCOPE), result_type=TransitionReport)
-
-    async def runs() -> bool:
-        found = await handle.describe()
-        return found.workflow_type == "Failover" and found.close_time is None
-
-    await until("a failover to run", runs, seconds)
-    found = await handle.describe()
-    return scene.stage.client.get_workflow_handle(
-        transition_id(SCOPE), run_id=found.run_id, result_type=TransitionReport
-    )
+    lost = f"lost {loss.records} of at most {'?' if at_most is None else at_most}"
+    return Shown(f"{fired}; {lost}; {split} s", End.FAILED_OVER, scene.there, loss)
 
 
 async def nothing(scene: Scene) -> str:
@@ -169,12 +146,12 @@ async def nothing(scene: Scene) -> str:
 class Failover:
     """The active site goes away, the other side opens, the old one comes back.
 
-    `arrange` is there from before the site goes until the other side is written to. With `hold` the failover stands
-    before that step while `then` happens, and with it or without, `opened` happens once users write to the other side.
-    `back`: whether the site is still away then.
+    With `hold` the failover stands before that step while `then` happens; `opened` happens once users write to the
+    other side. `back`: whether the site is still away then. `workers_at`: `here`, `there`: a worker at that site, too.
     """
 
     away: Away = KILLED
+    workers_at: tuple[str, ...] = ()
     hold: steps.Step | None = None
     then: Callable[[Scene], Awaitable[str]] = nothing
     opened: Callable[[Scene], Awaitable[str]] = nothing
@@ -182,7 +159,10 @@ class Failover:
 
     async def __call__(self, scene: Scene) -> Shown:
         points = () if self.hold is None else (Failpoint(self.hold.name, "before", "hold"),)
-        async with scene.stage.worker(*points) as worker:
+        async with contextlib.AsyncExitStack() as stack:
+            worker = await stack.enter_async_context(scene.stage.worker(*points))
+            for site in self.workers_at:
+                await stack.enter_async_context(scene.stage.worker(site=getattr(scene, site)))
             said = [await goes(scene, self.away)]
             for point in points:
                 await worker.reached(point)
@@ -200,7 +180,7 @@ class Failover:
 async def comes_back(scene: Scene) -> str:
     """The old site is started while the failover is at work: it comes up closed, and its agent takes nothing over."""
     epoch, here = scene.stage.lease().epoch, Trace(scene, scene.here)
-    await off(KILLED.back, scene)
+    await KILLED.back(scene)
     await until(f"{scene.here}'s agent to know", lambda: agent_says(scene, scene.here).get("epoch") == epoch, 60)
     assert here.users() == {"closed"}, here.changes()
     return f"{scene.here} is back, closed, under epoch {epoch}"
@@ -212,14 +192,12 @@ async def handed_back(scene: Scene) -> Shown:
     async with stage.worker(point) as worker:
         gone = await goes(scene, KILLED)
         await worker.reached(point)
-        handle, there = await running(scene), Trace(scene, scene.there)
+        there = Trace(scene, scene.there)
         back = await comes_back(scene)
         await off(command, scene, "lease", "handover", SCOPE, "--to", scene.here)
         worker.release()
-        report = (await stage.ended(handle)).report
-        assert report is not None
-        assert (report.outcome, report.active) == (Outcome.SUPERSEDED, scene.here), report.why
-        assert stage.here() == scene.here
+        report = await stage.failed_over(scene.there, outcome=Outcome.SUPERSEDED)
+        assert (report.active, stage.here()) == (scene.here, scene.here), report
         await stage.flowing(scene.load, scene.here)
         assert not there.ever("users", "open"), there.changes()
     return Shown(f"{gone}; {back}; handed back: {report.why}", End.AS_BEFORE, scene.here)
@@ -242,17 +220,17 @@ def command(scene: Scene, *arguments: str) -> str:
 async def second_site_dies(scene: Scene) -> Shown:
     """The side that was failed over to dies as well. The old one lacks what users wrote since: it stays closed and says
     why, and what a person can decide."""
-    stage, fault = scene.stage, scene.stage.lab.fault
+    stage = scene.stage
     first = await Failover()(scene)
     here = Trace(scene, scene.here)
     epoch = stage.lease().epoch
-    hit = await off(fault.kill_site, scene.there)
+    hit = await stage.kill_site(scene.there)
     await asyncio.sleep(TAKEOVER_S)  # what must not happen can only be seen when its time is over
     why = agent_says(scene, scene.here).get("holds_back", "")
     assert f"{scene.here} was left by a failover" in why, why
     assert (stage.lease().holder, stage.lease().epoch) == (scene.there, epoch)
     assert not here.ever("users", "open"), here.changes()
-    await off(fault.restart_site, scene.there)
+    await stage.restart_site(scene.there)
     await stage.flowing(scene.load, scene.there)
     return replace(first, fired=f"{first.fired}; then {len(hit)} processes of {scene.there} SIGKILL: {why}")
 
@@ -294,26 +272,26 @@ async def without_workflow(scene: Scene) -> Shown:
     stage, fault, agent = scene.stage, scene.stage.lab.fault, f"agent-{scene.there}"
     told = {f"{POLICY}OPEN_WITHOUT_WORKFLOW_AFTER": "PT3S"}
     await off(partial(fault.restart, agent, environment=told))
-    await off(fault.kill, "temporal")
-    gone = await goes(scene, KILLED)
-    await stage.flowing(scene.load, scene.there)
-    record = stage.lease()
-    assert (record.holder, record.behind) == (scene.there, scene.here), record
-    assert record.op_id is not None
-    assert record.op_id.startswith(agent), record
-    await off(fault.restart, "temporal")
-    async with stage.worker():
-        shown = await seen_through(scene, f"{gone}; temporal SIGKILL before: {record.op_id} opened", KILLED.back)
-    await off(fault.restart, agent)
-    return shown
+    try:
+        await off(fault.kill, "temporal")
+        gone = await goes(scene, KILLED)
+        await stage.flowing(scene.load, scene.there)
+        record = stage.lease()
+        assert (record.holder, record.behind) == (scene.there, scene.here), record
+        assert str(record.op_id).startswith(agent), record
+        await off(fault.restart, "temporal")
+        async with stage.worker():
+            return await seen_through(scene, f"{gone}; temporal SIGKILL before: {record.op_id} opened", KILLED.back)
+    finally:
+        await off(fault.restart, agent)
 
 
 async def connect_away(scene: Scene) -> Shown:
     """The survivor's Connect died with the site: it comes back only when users write again."""
     name = f"connect-{scene.there}"
 
-    def go(scene: Scene) -> list[str]:
-        return [*scene.stage.lab.fault.kill(name), *KILLED.go(scene)]
+    async def go(scene: Scene) -> list[str]:
+        return [*await off(scene.stage.lab.fault.kill, name), *await KILLED.go(scene)]
 
     async def back(scene: Scene) -> str:
         assert scene.stage.lab.process(name).state is ProcessState.DOWN
@@ -330,9 +308,9 @@ async def frozen_mirror(scene: Scene) -> Shown:
     log = scene.stage.lab.process(name).log
     told: list[int] = []
 
-    def go(scene: Scene) -> list[str]:
+    async def go(scene: Scene) -> list[str]:
         told.append(log.stat().st_size)
-        return [*fault.freeze(name), *KILLED.go(scene)]
+        return [*await off(fault.freeze, name), *await KILLED.go(scene)]
 
     async def thaw(scene: Scene) -> str:
         assert scene.stage.lab.process(name).state is ProcessState.FROZEN
@@ -361,14 +339,14 @@ class Unfit:
         await ready(scene)
         async with self.arrange(scene):
             await until(f"a word of {self.says!r}", lambda: self.says in self._said(scene), READY_S)
-            hit = await off(KILLED.go, scene)
+            hit = await KILLED.go(scene)
             before = stage.lease()
             await asyncio.sleep(TAKEOVER_S)  # what must not happen can only be seen when its time is over
             said = self._said(scene)
             assert self.says in said, said
             assert stage.lease() == before, "the record changed"
             assert not there.ever("users", "open"), there.changes()
-            await off(KILLED.back, scene)
+            await KILLED.back(scene)
             await stage.flowing(scene.load, scene.here)
         return Shown(f"{len(hit)} processes of {scene.here} SIGKILL; {said}", End.AS_BEFORE, scene.here)
 
@@ -423,17 +401,9 @@ def lose_journal(scene: Scene) -> None:
 # --- the budget -----------------------------------------------------------------------------------------------------
 
 
-async def holding(scene: Scene, handle: Handle) -> Holding:
+async def holding(scene: Scene) -> Holding:
     """Wait until the failover holds, with nothing open anywhere. Returns: for what."""
-    found: Holding | None = None
-
-    async def holds() -> bool:
-        nonlocal found
-        found = await front.holding(scene.stage.client, SCOPE)
-        return found is not None
-
-    await until("the failover to hold", holds, RUN_S)
-    assert found is not None
+    found = await scene.stage.holding()
     assert scene.stage.lease().phase is Phase.ACQUIRED
     assert Trace(scene, scene.there).users() == {"closed"}
     return found
@@ -446,14 +416,9 @@ async def accept(scene: Scene, records: int | None) -> str:
 
 async def refused(scene: Scene, records: int | None, says: str) -> str:
     """An acceptance that must not count."""
-    try:
+    with pytest.raises(PlanRefusedError, match=says) as why:
         await accept(scene, records)
-    except PlanRefusedError as error:
-        why = str(error)
-    else:
-        raise AssertionError(f"{records} records were accepted")
-    assert says in why, why
-    return why
+    return str(why.value)
 
 
 async def above_budget(scene: Scene) -> Shown:
@@ -464,9 +429,8 @@ async def above_budget(scene: Scene) -> Shown:
         await ready(scene)
         stage.lab.fault.cut(link)  # so that there is something to lose
         await stage.flowing(scene.load, scene.here, 600)
-        gone = await goes(scene, KILLED)
-        handle = await running(scene)
-        bound = (await holding(scene, handle)).bound.records
+        gone = await goes(scene, KILLED, first=False)
+        bound = (await holding(scene)).bound.records
         assert bound is not None
         assert bound > 0
         less = await refused(scene, bound - 1, "more than")
@@ -474,17 +438,14 @@ async def above_budget(scene: Scene) -> Shown:
         await worker.reached(point)
         await refused(scene, bound, "an acceptance counts once")
         worker.release()
-        report = (await stage.ended(handle)).report
-        assert report is not None
-        assert str(bound) in report.accepted_by, report.accepted_by
-        return await seen_through(
-            scene, f"{gone}; held for {bound} records; {less}; accepted once, by {report.accepted_by}", _heal_and_start
-        )
+        shown = await seen_through(scene, f"{gone}; held for {bound} records; {less}; accepted once", _heal_and_start)
+    assert stage.failover is not None
+    assert str(bound) in stage.failover.accepted_by, stage.failover.accepted_by
+    return shown
 
 
-def _heal_and_start(scene: Scene) -> None:
-    heal(scene)
-    KILLED.back(scene)
+async def _heal_and_start(scene: Scene) -> list[str]:
+    return [*await heal(scene), *await KILLED.back(scene)]
 
 
 async def journal_lost(scene: Scene) -> Shown:
@@ -495,8 +456,7 @@ async def journal_lost(scene: Scene) -> Shown:
         await worker.reached(point)
         await off(lose_journal, scene)
         worker.release()
-        handle = await running(scene)
-        held_for = await holding(scene, handle)
+        held_for = await holding(scene)
         assert held_for.bound.records is None, held_for.bound
         await refused(scene, 1_000_000, "no number covers it")
         await accept(scene, None)
@@ -509,12 +469,11 @@ async def asked_for(scene: Scene) -> Shown:
     async with stage.worker():
         await ready(scene)
         await off(command, scene, "lease", "pause", SCOPE, "--for", "10m", "--reason", "a row of the matrix")
-        hit = await off(KILLED.go, scene)
+        gone = await goes(scene, KILLED, first=False)
         await asyncio.sleep(TAKEOVER_S)  # what must not happen can only be seen when its time is over
         assert stage.here() == scene.here, "taken over in spite of the pause"
-        await front.start(stage.client, FailoverRequest(scope=SCOPE, target=scene.there, requested_by="chaos"))
-        said = f"{len(hit)} processes of {scene.here} SIGKILL while takeovers were paused; asked for"
-        return await seen_through(scene, said, KILLED.back)
+        await stage.fail_over(scene.there, requested_by="chaos")
+        return await seen_through(scene, f"{gone} while takeovers were paused; asked for", KILLED.back)
 
 
 async def while_draining(scene: Scene) -> Shown:
@@ -523,25 +482,15 @@ async def while_draining(scene: Scene) -> Shown:
     stage = scene.stage
     await ready(scene)
     async with held(scene, steps.DRAIN) as (worker, handle):
-        gone = await goes_now(scene)
-        try:
+        gone = await goes(scene, KILLED, first=False)
+        with pytest.raises(ConflictError) as asked:
             await front.start(stage.client, FailoverRequest(scope=SCOPE, target=scene.there, requested_by="chaos"))
-        except ConflictError as error:
-            told = str(error)
-        else:
-            raise AssertionError("two operations of a scope at once")
         worker.release()
         report = (await stage.ended(handle)).report
         assert report is not None
         assert report.outcome is Outcome.SUPERSEDED, report
-        return await seen_through(scene, f"{gone} in drain.prove ({told}); switchover superseded", KILLED.back)
-
-
-async def goes_now(scene: Scene) -> str:
-    """As `goes`, where an operation is under way."""
-    hit = await off(KILLED.go, scene)
-    assert hit
-    return f"{len(hit)} processes of {scene.here} SIGKILL"
+        fired = f"{gone} in drain.prove ({asked.value}); the switchover: {report.outcome}"
+        return await seen_through(scene, fired, KILLED.back)
 
 
 # --- clocks ---------------------------------------------------------------------------------------------------------
@@ -560,8 +509,10 @@ async def clock_ahead(scene: Scene) -> Shown:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     await off(partial(lab.fault.restart, *names, environment=told))
-    shown = await Failover(opened=_taken_in_the_future)(scene)
-    await off(lab.fault.restart, *names)
+    try:
+        shown = await Failover(opened=_taken_in_the_future)(scene)
+    finally:
+        await off(lab.fault.restart, *names)
     await scene.stage.flowing(scene.load, there)
     return shown
 
@@ -583,8 +534,8 @@ def rows() -> Iterator[Row]:
         fixed = {"automatic": True, "witnessed": True, "spoils": True, "rest_s": 150.0}
         return Row(name, play, **{"expect": FAILED_OVER, **fixed, **more})
 
-    yield row("failover: the active site is killed", Failover())
-    yield row("failover: the active site is cut off", Failover(CUT_OFF))
+    yield row("failover: the active site is killed", Failover(workers_at=("here", "there")))
+    yield row("failover: the active site is cut off", Failover(CUT_OFF, workers_at=("here", "there")))
     yield row("failover: the active site hears nothing", Failover(DEAF))
     yield row("failover: the active site is heard by nobody", Failover(MUTE))
     middle = Failover(hold=steps.RECORD, then=comes_back, back=False)

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dcdr.model import TailResult
 from lab import gates
-from lab.check.loss import Loss
 from lab.load import Load
 from lab.witness import Closing
 from tests.integration.support import Stage
@@ -31,7 +31,7 @@ class Shown:
     fired: str
     end: End
     active: str
-    loss: Loss | None = None
+    loss: TailResult | None = None
 
 
 @dataclass
