@@ -805,6 +805,18 @@ class ForkResult(StepResult):
     hold: str = ""
 
 
+class Holding(Message):
+    """A failover that does not go on by itself: what it would lose at most, and why it asks. An acceptance names this
+    bound; after `until` it is computed again, and asked for anew."""
+
+    source: DataCenterName
+    target: DataCenterName
+    bound: LossBound
+    why: str
+    since: datetime
+    until: datetime
+
+
 class LeftoverResult(StepResult):
     """An operation the lease still names: where it stands, and the ledger entry its handover named."""
 

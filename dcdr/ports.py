@@ -288,6 +288,11 @@ class Scope:
     gated: bool = False
     """The brokers obey the agents' markers: the mirror has a gate of its own. False (ACL mode): it may always write."""
 
+    @property
+    def cooperative(self) -> bool:
+        """The fence is rules that stay as they are: a side that is cut off stays open."""
+        return not self.gated
+
     def member(self, name: str) -> Member:
         return self.members[name]
 

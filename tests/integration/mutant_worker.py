@@ -58,8 +58,8 @@ def main() -> int:
     missing = [step.removesuffix("!") for step in given]
     real = assembly.activities_of
 
-    def mutated(directory: Directory, *more: Any) -> list[Callable[..., Any]]:
-        known = {_name(step): step for step in real(directory, *more)}
+    def mutated(directory: Directory, looked: assembly.Looked = lambda _: None) -> list[Callable[..., Any]]:
+        known = {_name(step): step for step in real(directory, looked)}
         unknown = set(missing) - set(known)
         assert not unknown, f"no such step: {unknown}"
         return [

@@ -56,8 +56,8 @@ from lab.reset import reset
 from lab.up import tell_agents, up
 from starter import client as front
 from starter.client import Ended
-from workflows.switchover import SwitchoverWorkflow
 from workflows.lookout import ensure_running, look
+from workflows.switchover import SwitchoverWorkflow
 from workflows.temporal import CONVERTER, TASK_QUEUE, TASK_TIMEOUT, tail_id
 from workflows.transition import transition_id
 
@@ -151,7 +151,7 @@ class Stage:
     spoiled: bool = False
     workers: list[Worker] = field(default_factory=list)
     failover: TransitionReport | None = None
-    """The last one since the lab was fresh: from then on the verdict needs what it lost, and no test goes on from it."""
+    """The last one since the lab was fresh: from then on the verdict needs what it lost."""
     seen: set[str] = field(default_factory=set)
     """Runs of failovers that a test has had the end of."""
 

@@ -52,6 +52,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
             "version": record.VERSION,
             "plan": plan_to_json(PLAN),
             "fence": "authorizer",
+            "automatic": False,
+            "failover": {},
             "users": {user: f"/s/{user}.password" for user in kafka.USERS},
             "kubernetes": kube.describe(PLAN, home),
             "processes": {},

@@ -128,6 +128,8 @@ def test_the_products_settings_load_and_name_files_rather_than_secrets(
         {
             "version": record.VERSION,
             "fence": "authorizer",
+            "automatic": False,
+            "failover": {},
             "plan": plan_to_json(PLAN),
             "users": {user: f"/s/{user}.password" for user in kafka.USERS},
             "kubernetes": kube.describe(PLAN, home),
