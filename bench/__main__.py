@@ -1,5 +1,6 @@
 """`python -m bench`: measure the outage of a switchover three ways, on one lab, and print what they are to each other;
-`python -m bench gates`: measure what the lease and the gates promise; `python -m bench watch`: what watching costs.
+`python -m bench gates`: measure what the lease and the gates promise; `python -m bench watch`: what watching costs;
+`python -m bench failovers`: lose a site again and again, and measure what users see of it.
 
 Exit codes: 0 measured, and the checker found every record where it belongs (whether the aims are met is printed);
 1 something could not be measured or the checker found an anomaly; 2 usage.
@@ -23,7 +24,8 @@ import typer
 
 from bench import report
 from bench.errors import BenchError
-from bench.model import Contestant, Measured, Series, Trial, Wanted
+from bench.failovers import measure as measure_failovers
+from bench.model import FAILOVERS, Contestant, Measured, Series, Trial, Wanted
 from bench.series import Say, code_digest, measure
 from bench.trials import measure as measure_trial
 from bench.trials import measure_authorizer
@@ -54,15 +56,20 @@ class Table(StrEnum):
 
     OUTAGE = "outage"
     GATES = "gates"
+    FAILOVERS = "failovers"
 
     @property
     def names(self) -> list[str]:
-        return list(Contestant if self is Table.OUTAGE else Trial)
+        gates = [one for one in Trial if one not in FAILOVERS]
+        return {Table.OUTAGE: [*Contestant], Table.GATES: gates, Table.FAILOVERS: [*FAILOVERS]}[self]
 
 
 def bench(
     table: Annotated[
-        Table, typer.Argument(help="outage: how long producers stand still. gates: what lease and gates promise.")
+        Table,
+        typer.Argument(
+            help="outage: how long producers stand still. gates: what lease and gates promise. failovers: a lost site."
+        ),
     ] = Table.OUTAGE,
     lab: Annotated[
         str, typer.Option("--lab", help="The lab to measure on; it is reset, so give it one of its own.")
@@ -87,7 +94,7 @@ def bench(
     output: Annotated[Output, typer.Option("--output", "-o", help="table or json.")] = Output.TABLE,
 ) -> None:
     """Measure the producer-visible outage: the workflow, a bare script, a runbook; and the workflow's naive client. Or
-    measure the lease and the gates.
+    measure the lease and the gates, or failovers.
 
     Every series is kept when it is done, and taken from there by the next call as long as code and numbers are the
     same: what was interrupted goes on with the series it was at. Where the workflow was measured with the other fence
@@ -101,6 +108,8 @@ def bench(
             raise UsageError(f"--series {', '.join(unknown)}: one of {', '.join(NAMES)}")
         if Trial.GATE in names and fence is not Fence.AUTHORIZER:
             raise UsageError("the series `gate` measures what the authorizer traces: leave --fence, or name the others")
+        if set(FAILOVERS) & set(names) and fence is not Fence.AUTHORIZER:
+            raise UsageError("behind ACLs nothing is taken over without being asked for: leave --fence")
         results, trials = _results(lab, names, wanted, fresh, keep)
         rival = _rival(lab, wanted) if Contestant.WORKFLOW in results else None
     except UsageError as error:
@@ -141,7 +150,8 @@ def _results(
                     runs[one] = found = asyncio.run(measure(opened, one, wanted, folder, say)).written(folder)
                     _say(f"{one}: p50 {found.p50:,.0f} ms, worst {found.worst:,.0f} ms, {found.verdict}")
             for trial, known in trials.items():
-                trials[trial] = known or asyncio.run(measure_trial(opened, trial, wanted, say)).written(folder)
+                by = measure_failovers if trial in FAILOVERS else measure_trial
+                trials[trial] = known or asyncio.run(by(opened, trial, wanted, say)).written(folder)
             done = all(found.clean or not one.must_be_clean for one, found in runs.items() if found)
         finally:
             if not keep and not was_up:

@@ -27,13 +27,18 @@ class Contestant(StrEnum):
 
 
 class Trial(StrEnum):
-    """What is measured of the lease and the gates, without a switchover."""
+    """What is measured without a switchover: of the lease and the gates, and of failovers."""
 
     GATE = "gate"
     TAKEOVER = "takeover"
     RENEWAL = "renewal"
     AGENT = "agent"
     AUTHORIZER = "authorizer"
+    SITE_KILLED = "site-killed"
+    SITE_CUT = "site-cut"
+
+
+FAILOVERS = (Trial.SITE_KILLED, Trial.SITE_CUT)
 
 
 class _Kept(BaseModel):
@@ -129,12 +134,14 @@ class _Result(_Kept):
 
 
 class Figure(_Kept):
-    """All values of one thing that was measured. `aim`: the highest that the worst of them should be."""
+    """All values of one thing that was measured. `aim`: the highest that the worst of them should be, `p50_aim`: that
+    their median should be."""
 
     name: str
     unit: str
     values: tuple[float, ...]
     aim: float | None = None
+    p50_aim: float | None = None
 
     @property
     def p50(self) -> float:
@@ -147,7 +154,9 @@ class Figure(_Kept):
     @property
     def met(self) -> bool | None:
         """None where nothing was aimed at."""
-        return None if self.aim is None else self.worst <= self.aim
+        aims = [(self.worst, self.aim), (self.p50, self.p50_aim)]
+        said = [value <= aim for value, aim in aims if aim is not None]
+        return all(said) if said else None
 
 
 class Measured(_Result):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from bench.model import Contestant, Measured, Series, Trial
+from bench.model import FAILOVERS, Contestant, Figure, Measured, Series, Trial
 from lab import gates
 
 Results = Mapping[Contestant, Series]
@@ -128,15 +128,22 @@ def tables(results: Results, machine: str, trials: Trials, rival: Series | None 
 
 
 def _promises(trials: Trials) -> list[str]:
-    """What was measured of lease and gates; the worst value is what is held against the aim."""
-    lines = ["", f"{'lease and gates':<76}{'n':>5}{'p50':>10}{'worst':>10}"]
+    """What was measured besides; the worst value is what is held against the aim."""
+    what = "failovers" if set(trials) <= set(FAILOVERS) else "lease and gates"
+    lines = ["", f"{what:<76}{'n':>5}{'p50':>10}{'worst':>10}"]
     for trial, measured in trials.items():
         lines.append(f"{trial}, load average before {measured.load_average:g}")
         for one in measured.figures:
             text = f"  {one.name + ', ' + one.unit:<74}{len(one.values):>5}{one.p50:>10,.2f}{one.worst:>10,.2f}"
-            aim = "" if one.aim is None else f"  aim: at most {one.aim:g}: {'met' if one.met else 'NOT MET'}"
-            lines.append(text + aim)
+            lines.append(text + _aimed(one))
     return lines
+
+
+def _aimed(figure: Figure) -> str:
+    if figure.met is None:
+        return ""
+    median = "" if figure.p50_aim is None else f"p50 {figure.p50_aim:g}, "
+    return f"  aim: {median}at most {figure.aim:g}: {'met' if figure.met else 'NOT MET'}"
 
 
 def _outages(results: Results, rival: Series | None) -> list[str]:

@@ -82,7 +82,7 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     async with open_switcher(contestant, lab, folder) as switcher:
         try:
             await asyncio.to_thread(load.start)
-            await _flow(load, lab, MEMBERS[0], wanted.rate, FIRST_S)
+            await flow(load, lab, MEMBERS[0], wanted.rate, FIRST_S)
             load_average = os.getloadavg()[0]
             source, attempts = MEMBERS[0], list[_Attempt]()
             runs: list[Run] = []
@@ -95,7 +95,7 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
                     say(f"{contestant}: switchover {len(attempts) + 1}, {source} to {target}")
                     began_ns = time.monotonic_ns()
                     steps = await switcher.switch(source, target)
-                    await _flow(load, lab, target, wanted.rate)
+                    await flow(load, lab, target, wanted.rate)
                     now = time.monotonic_ns()
                     wall = time.time_ns() - now
                     attempts.append(_Attempt(len(attempts) + 1, target, began_ns, now, wall, tuple(steps)))
@@ -127,7 +127,7 @@ async def measure(lab: Lab, contestant: Contestant, wanted: Wanted, folder: Path
     )
 
 
-async def _flow(load: Load, lab: Lab, dc: str, rate: float, seconds: float = STEADY_S) -> None:
+async def flow(load: Load, lab: Lab, dc: str, rate: float, seconds: float = STEADY_S) -> None:
     """Wait until `dc` has acknowledged some seconds' worth of records, and its mirror is close behind."""
     cluster = lab.document["cluster_ids"][dc]
     await asyncio.to_thread(load.wait_for_acks, int(rate * seconds), ACKS_LIMIT_S, cluster)

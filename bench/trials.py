@@ -58,7 +58,7 @@ JMH_LIMIT_S = 1800.0
 
 
 @dataclass(frozen=True)
-class _Stand:
+class Stand:
     """The lab under measurement, and its scope as a worker sees it."""
 
     lab: Lab
@@ -90,10 +90,12 @@ async def measure(lab: Lab, trial: Trial, wanted: Wanted, say: Say) -> Measured:
     """
     say(f"{trial}: a fresh estate")
     await asyncio.to_thread(reset, lab.name, False, lambda line: None)
+    for name in lab.worker_names:  # they would go on from a takeover, and take their share of the machine
+        await asyncio.to_thread(lab.process(name).stop)
     settings = Settings.load(lab.settings)
     directory = build_directory(settings)
     timing = settings.scopes[store.SCOPE].lease.timing
-    stand = _Stand(lab, directory.scope(store.SCOPE), timing, wanted, lambda line: say(f"{trial}: {line}"))
+    stand = Stand(lab, directory.scope(store.SCOPE), timing, wanted, lambda line: say(f"{trial}: {line}"))
     works = {Trial.GATE: _gate, Trial.TAKEOVER: _takeover, Trial.RENEWAL: _renewal, Trial.AGENT: _agent}
     started, load_average = datetime.now(UTC), os.getloadavg()[0]
     try:
@@ -137,7 +139,7 @@ def _measured(
 # --- gate: the holder's side closes and opens again, as the close and the undo of a switchover do it ---
 
 
-async def _gate(stand: _Stand) -> list[Figure]:
+async def _gate(stand: Stand) -> list[Figure]:
     lab, wanted = stand.lab, stand.wanted
     holder = (await stand.record()).holder
     out = lab.home.path / "load" / f"bench-gate-{time.time_ns()}"
@@ -168,7 +170,7 @@ async def _gate(stand: _Stand) -> list[Figure]:
     ]
 
 
-async def _followed(stand: _Stand, wish: Intent, role: Role) -> float:
+async def _followed(stand: Stand, wish: Intent, role: Role) -> float:
     """Have the holder's agent obey `wish`. Returns: milliseconds from its decision to its last gate's change."""
     lab, dc = stand.lab, wish.operation.source
     nodes, began_ns = gates.standing(lab, dc).keys(), time.monotonic_ns()
@@ -190,10 +192,11 @@ def _decided(lab: Lab, dc: str, matches: Callable[[Told], bool]) -> Told | None:
 # --- takeover: the holder dies, and the other side's agent takes the lease after its wait ---
 
 
-async def _takeover(stand: _Stand) -> list[Figure]:
+async def _takeover(stand: Stand) -> list[Figure]:
     lab, holder = stand.lab, (await stand.record()).holder
     agent, member = f"agent-{holder}", f"etcd-{holder}"
-    rest = [name for name in lab.process_names if lab.process(name).site == holder and name not in (agent, member)]
+    out = (agent, member, *lab.worker_names)
+    rest = [name for name in lab.process_names if lab.process(name).site == holder and name not in out]
     later = TAKEOVER_AIM_S + 2 * stand.timing.attempt
     deaths = (
         ("agent", [agent], other(holder), TAKEOVER_AIM_S),
@@ -226,14 +229,14 @@ async def _takeover(stand: _Stand) -> list[Figure]:
     return figures
 
 
-async def _death(stand: _Stand, holder: str, names: list[str], share: float) -> tuple[float, float]:
+async def _death(stand: Stand, holder: str, names: list[str], share: float) -> tuple[float, float]:
     """Kill `names` that part of the renew period after a renewal, see the other side take over, and mend it all.
 
     Returns: seconds from the kill, and from the holder's last renewal (when it was sent), to the takeover.
     """
     lab, candidate, before = stand.lab, other(holder), await stand.record()
-    async with _renewals(stand, holder) as sent:
-        await _more(sent, 2)  # the first one seen may be old
+    async with renewals(stand, holder) as sent:
+        await more(sent, 2)  # the first one seen may be old
         await asyncio.sleep(max(0.0, sent[-1] + share * stand.timing.renew - time.monotonic()))
         killed_ns = time.monotonic_ns()
         await asyncio.to_thread(lab.fault.kill, *names)
@@ -253,7 +256,7 @@ async def _death(stand: _Stand, holder: str, names: list[str], share: float) -> 
 # --- renewal: the store's leader stands still or dies, and the holder goes on ---
 
 
-async def _renewal(stand: _Stand) -> list[Figure]:
+async def _renewal(stand: Stand) -> list[Figure]:
     lab, holder = stand.lab, (await stand.record()).holder
     bearable = stand.timing.validity - stand.timing.renew
     faults: tuple[tuple[str, Callable[..., list[str]], Callable[..., list[str]]], ...] = (
@@ -266,13 +269,13 @@ async def _renewal(stand: _Stand) -> list[Figure]:
         for number in range(stand.repeats):
             site = store.STORE_SITES[number % len(store.STORE_SITES)]
             await asyncio.to_thread(store.lead, lab.plan, site)
-            async with _renewals(stand, holder) as sent:
-                await _more(sent, 2)
+            async with renewals(stand, holder) as sent:
+                await more(sent, 2)
                 began = time.monotonic()
                 await asyncio.to_thread(strike, f"etcd-{site}")
                 await asyncio.sleep(FAULT_S)
                 await asyncio.to_thread(mend, f"etcd-{site}")
-                await _more(sent, 2)
+                await more(sent, 2)
             gaps.append(longest_gap(sent, began))
             stand.say(f"leader at {site} {what}: {gaps[-1]:.2f} s without a renewal")
         name = f"store's leader {what} for {FAULT_S:g} s: longest gap, V - R = {bearable:g} s"
@@ -281,7 +284,7 @@ async def _renewal(stand: _Stand) -> list[Figure]:
 
 
 @asynccontextmanager
-async def _renewals(stand: _Stand, dc: str) -> AsyncIterator[list[float]]:
+async def renewals(stand: Stand, dc: str) -> AsyncIterator[list[float]]:
     """The committed renewals of `dc`'s agent, each by the moment it was sent (seconds, CLOCK_MONOTONIC): what the
     marker's validity counts from, and so what the agent's own metrics tell. Grows while the block runs."""
     sent: list[float] = []
@@ -307,7 +310,7 @@ async def _renewals(stand: _Stand, dc: str) -> AsyncIterator[list[float]]:
             await listening
 
 
-async def _more(sent: list[float], count: int) -> None:
+async def more(sent: list[float], count: int) -> None:
     """Wait for that many further renewals. Raises: BenchError."""
     wanted, deadline = len(sent) + count, time.monotonic() + RENEWAL_LIMIT_S
     while len(sent) < wanted:
@@ -319,7 +322,7 @@ async def _more(sent: list[float], count: int) -> None:
 # --- agent: what both cost while nothing happens ---
 
 
-async def _agent(stand: _Stand) -> list[Figure]:
+async def _agent(stand: Stand) -> list[Figure]:
     holder = (await stand.record()).holder
     running = {dc: stand.lab.process(f"agent-{dc}").identity for dc in MEMBERS}
     agents = {dc: identity for dc, identity in running.items() if identity is not None}

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lab import gates
 from lab.down import down
 from lab.errors import LabError
 from lab.record import state_root
@@ -34,6 +33,7 @@ from tests.chaos import results
 from tests.chaos.matrix import MATRIX
 from tests.chaos.play import play
 from tests.chaos.results import DIRTY
+from tests.chaos.row import KINDS
 from tests.integration.support import Stage, quietly
 
 FRESH_EVERY = 20
@@ -52,9 +52,10 @@ async def ready(stage: Stage) -> None:
         await stage.ready()
 
 
-async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, fence: str, code: str) -> None:
+async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, kind: tuple[str, bool], code: str) -> None:
     rows = {row.name: row for row in MATRIX}
-    stage = await Stage.open(lab, fence=fence)
+    fence, automatic = kind
+    stage = await Stage.open(lab, fence=fence, automatic=automatic)
     for number, name in enumerate(names, 1):
         if results.code() != code:
             say(f"the code is not {code} any more: what comes would not count. Run again")
@@ -79,7 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="play every N-th row from the I-th")
     parser.add_argument("--only", default="", metavar="REGEX", help="rows whose name it matches somewhere")
     parser.add_argument("--again", action="store_true", help="play rows too that have passed at this commit")
-    parser.add_argument("--lab", default="", help="lab to use, and one a fence mode (default: chaos-<I>)")
+    parser.add_argument("--lab", default="", help="lab to use, and one of each kind (default: chaos-<I>)")
     parser.add_argument("--keep", action="store_true", help="leave the lab running")
     parser.add_argument("--table", action="store_true", help="play nothing")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
@@ -107,13 +108,14 @@ def main() -> int:
     again = given.again or code.endswith(DIRTY)
     wanted = [] if given.table else results.todo(names, results.load(folder), again)
     say(f"{len(wanted)} of {len(names)} rows to play with code {code}; results in {folder}")
-    modes = {row.name: row.fence for row in MATRIX}
-    for fence in gates.MODES:  # one after the other: the machine carries one lab
-        if not (chosen := [name for name in wanted if modes[name] == fence]):
+    kinds = {row.name: row.kind for row in MATRIX}
+    for kind in KINDS:  # one after the other: the machine carries one lab
+        if not (chosen := [name for name in wanted if kinds[name] == kind]):
             continue
-        lab = f"{given.lab or f'chaos-{given.number}'}-{fence}"
+        fence, automatic = kind
+        lab = f"{given.lab or f'chaos-{given.number}'}-{'automatic' if automatic else fence}"
         try:
-            asyncio.run(play_all(chosen, f"shard-{given.number}-of-{given.count}", folder, lab, fence, code))
+            asyncio.run(play_all(chosen, f"shard-{given.number}-of-{given.count}", folder, lab, kind, code))
         except LabError as error:
             say(f"the lab is lost: {error}")
         finally:

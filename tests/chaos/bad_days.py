@@ -229,14 +229,14 @@ async def _mirror_runs(scene: Scene) -> None:
     await until("the mirror to run", lambda: connect.has_state(name, connect.status(url).get(name), "RUNNING"), 90)
 
 
-def _new_topic(stage: Stage, member: str, partitions: int = 2, config: dict[str, str] | None = None) -> str:
+def new_topic(stage: Stage, member: str, partitions: int = 2, config: dict[str, str] | None = None) -> str:
     name = f"lab-{uuid4().hex[:8]}"
     admin = stage.lab.admin(member)  # kept: a client that is let go of gives up its answers
     admin.create_topics([NewTopic(name, partitions, config=config or {})])[name].result(CALL_S)
     return name
 
 
-def _drop_topic(stage: Stage, name: str) -> None:
+def drop_topic(stage: Stage, name: str) -> None:
     for member in ("dc-a", "dc-b"):
         admin = stage.lab.admin(member)
         for done in admin.delete_topics([name]).values():
@@ -248,21 +248,21 @@ def _drop_topic(stage: Stage, name: str) -> None:
 async def topic_missing(scene: Scene) -> AsyncIterator[None]:
     """A topic that the mirror cannot create, because it cannot reach the source."""
     scene.stage.lab.fault.cut(f"{scene.there}->{scene.here}:kafka")
-    name = await off(_new_topic, scene.stage, scene.here)
+    name = await off(new_topic, scene.stage, scene.here)
     try:
         yield
     finally:
         scene.stage.lab.fault.heal()
-        await off(_drop_topic, scene.stage, name)
+        await off(drop_topic, scene.stage, name)
 
 
 @contextlib.asynccontextmanager
 async def topic_of_large_records(scene: Scene) -> AsyncIterator[None]:
-    name = await off(_new_topic, scene.stage, scene.here, 1, {"max.message.bytes": "4194304"})
+    name = await off(new_topic, scene.stage, scene.here, 1, {"max.message.bytes": "4194304"})
     try:
         yield
     finally:
-        await off(_drop_topic, scene.stage, name)
+        await off(drop_topic, scene.stage, name)
 
 
 # --- what is waited for, and what is not ----------------------------------------------------------------------------
@@ -273,7 +273,7 @@ async def young_topic(scene: Scene) -> Shown:
     stage = scene.stage
     async with stage.worker():
         for _ in range(3):  # the mirror looks for new topics now and then, and may come in between
-            name = await off(_new_topic, stage, scene.here)
+            name = await off(new_topic, stage, scene.here)
             await off(_write, stage, scene.here, name, [b"young"])
             if name not in await off(_topics, stage, scene.there):
                 break
@@ -375,7 +375,7 @@ async def forged_offsets(scene: Scene) -> Shown:
     assert ended.report.outcome is Outcome.AS_BEFORE
     assert f"for example {name}-0" in ended.failure, ended.failure
     assert await off(_values, stage, scene.there, name) == [b"first"]
-    await off(_drop_topic, stage, name)
+    await off(drop_topic, stage, name)
     return Shown(ended.failure.replace("\n", " "), End.AS_BEFORE, scene.here)
 
 
@@ -412,7 +412,7 @@ async def late_topic(scene: Scene) -> Shown:
     """A topic that comes after the cut is found by the last look."""
     stage = scene.stage
     async with held(scene, steps.HAND_OVER) as (worker, handle):
-        name = await off(_new_topic, stage, scene.here)
+        name = await off(new_topic, stage, scene.here)
         await off(_write, stage, scene.here, name, [b"late"])
         worker.release()
         stage.done(await stage.ended(handle), scene.there)
@@ -440,7 +440,7 @@ async def tail(scene: Scene) -> Shown:
 async def _mirrored_topic(scene: Scene) -> str:
     """A topic of our own with one record, which the mirror has brought over."""
     stage = scene.stage
-    name: str = await off(_new_topic, stage, scene.here, 1)
+    name: str = await off(new_topic, stage, scene.here, 1)
     await off(_write, stage, scene.here, name, [b"first"])
     url, connector = stage.lab.connect_url(scene.there), connect.connector_name("source", scene.here)
     await off(connect.request, "POST", f"{url}/connectors/{connector}/restart?includeTasks=true")

@@ -28,10 +28,10 @@ def kill(step: Step) -> Play:
         pids = []
         async with stage.worker(*points) as first:
             handle = await stage.start(scene.there)
-            await _dies(first, points[0])
+            await dies(first, points[0])
             pids.append(first.process.pid)
         async with stage.worker(*points, marks=first.marks) as second:
-            await _dies(second, points[1])
+            await dies(second, points[1])
             pids.append(second.process.pid)
         async with stage.worker(*points, marks=first.marks):
             stage.done(await stage.ended(handle), scene.there)
@@ -40,7 +40,7 @@ def kill(step: Step) -> Play:
     return play
 
 
-async def _dies(worker: Worker, point: Failpoint) -> None:
+async def dies(worker: Worker, point: Failpoint) -> None:
     code = await worker.died()
     assert code == -signal.SIGKILL, f"exit code {code}"
     assert worker.fired(point), f"it died of something else than {point.mark}"

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dcdr.model import TailResult
 from lab import gates
 from lab.load import Load
 from lab.witness import Closing
@@ -18,15 +19,19 @@ class End(StrEnum):
     DONE = "done"
     AS_BEFORE = "as before"
     REFUSED = "refused"
+    FAILED_OVER = "failed over"
+    """The other side is active, and this one is left behind, closed, with a tail that was computed."""
 
 
 @dataclass
 class Shown:
-    """What a row saw happen: how the fault was seen to fire, how the operation ended, which side is active now."""
+    """What a row saw happen: how the fault was seen to fire, how the operation ended, which side is active now; and of
+    a failover, what its loss report says: exactly that may be missing."""
 
     fired: str
     end: End
     active: str
+    loss: TailResult | None = None
 
 
 @dataclass
@@ -59,7 +64,18 @@ class Row:
     rest_s: float = 90.0
     fence: str = gates.AUTHORIZER
     """The mode of the lab it is played on."""
+    automatic: bool = False
+    """It is played on a lab whose agents take the lease over by themselves."""
     witnessed: bool = False
     """Gates, load and a prober of both sides have to show that never two were writable."""
     spoils: bool = False
     """It leaves something behind that later rows would stumble over."""
+
+    @property
+    def kind(self) -> tuple[str, bool]:
+        """Which of `KINDS` of labs it is played on."""
+        return self.fence, self.automatic
+
+
+KINDS = (*((mode, False) for mode in gates.MODES), (gates.AUTHORIZER, True))
+"""(mode of the fence, whether agents take over by themselves)."""

@@ -158,11 +158,11 @@ class SmallLab:
 
 
 @asynccontextmanager
-async def estate(lab: Lab, folder: Path) -> AsyncIterator[tuple[trials._Stand, SmallLab, dict[str, Agent]]]:
+async def estate(lab: Lab, folder: Path) -> AsyncIterator[tuple[trials.Stand, SmallLab, dict[str, Agent]]]:
     world = MemoryWorld.create(folder / "world", agents=True)
     agents = {f"agent-{dc}": Agent(world, lab.home, dc) for dc in ("dc-a", "dc-b")}
     small = SmallLab(lab.home, agents)
-    stand = trials._Stand(cast(Lab, small), world.directory().scope("lab"), TIMING, DEATH, lambda line: None)
+    stand = trials.Stand(cast(Lab, small), world.directory().scope("lab"), TIMING, DEATH, lambda line: None)
     logger = logging.getLogger("dcdr.keeper")
     before = logger.level
     logger.setLevel(logging.INFO)
@@ -235,8 +235,8 @@ async def test_a_death_is_timed_and_mended(lab: Lab, tmp_path: Path) -> None:
 
 async def test_renewals_are_known_by_when_they_were_sent(lab: Lab, tmp_path: Path) -> None:
     async with estate(lab, tmp_path) as (stand, _, agents):
-        async with trials._renewals(stand, "dc-a") as sent:
-            await trials._more(sent, 4)
+        async with trials.renewals(stand, "dc-a") as sent:
+            await trials.more(sent, 4)
         assert sent[-1] == pytest.approx(agents["agent-dc-a"].keeper.known.proven, abs=0.25)
         assert all(after - before >= TIMING.renew / 2 for before, after in pairwise(sent))
         assert sent[-1] - sent[0] >= 2.5 * TIMING.renew
