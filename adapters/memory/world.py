@@ -325,6 +325,12 @@ class MemoryWorld:
             else:
                 topics.setdefault(place.topic, {})[place.partition] = offset
 
+    def drop(self, dc: str, topic: str, partition: int, value: str) -> None:
+        """A record vanishes from one side's log, which nobody promised."""
+        with self._file.change() as world:
+            log = world.clusters[dc].topics[topic].partitions[partition]
+            log.entries = [entry for entry in log.entries if entry.value != value]
+
     def task_ticks(self, dc: str, ticks: int) -> None:
         """Calls of any port before tasks on `dc` follow a stop or a resume."""
         with self._file.change() as world:

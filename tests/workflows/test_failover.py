@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from activities.failpoints import Failpoint
@@ -32,6 +32,7 @@ from dcdr.model import (
     TransitionReport,
 )
 from dcdr.settings import MirrorSettings
+from starter import cli
 from starter.client import abort, accept_loss, ended, holding
 from tests.workflows.harness import BY_ITSELF, RUN_SECONDS, Case
 from worker.finder import look
@@ -116,7 +117,13 @@ async def test_the_agents_carry_it_out_where_they_keep_the_lease(build: Callable
     assert case.judge() == []
 
 
-async def test_a_loss_above_the_budget_holds_until_it_is_accepted_once(asking: Case) -> None:
+async def test_a_loss_above_the_budget_holds_until_it_is_accepted_once(
+    asking: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def connect() -> Client:
+        return asking.client
+
+    monkeypatch.setattr("workflows.temporal.connect", connect)
     async with asking.worker():
         handle = await asking.fail_over()
         found = await held(asking)
@@ -126,6 +133,11 @@ async def test_a_loss_above_the_budget_holds_until_it_is_accepted_once(asking: C
         assert "above the budget of 1 records" in found.why
         assert asking.lease.phase is Phase.ACQUIRED
         assert not asking.world.users_open("dc-b")
+        assert await cli._status(asking.scope, cli.Output.TABLE) == cli.DONE
+        shown = capsys.readouterr().out
+        assert "HOLDING since" in shown
+        assert f"NEXT: accept the loss until {found.until:%Y-%m-%d %H:%M:%S} UTC" in shown
+        assert f"dcdr accept-loss {asking.scope} --records {bound}" in shown
         with pytest.raises(PlanRefusedError, match=f"the bound is {bound} records"):
             await accept_loss(asking.client, asking.scope, LossAcceptance(records=bound - 1, by="me"))
         with pytest.raises(PlanRefusedError, match="the bound is known by now"):

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from temporalio.testing import ActivityEnvironment
 
 from activities import failover
+from activities.endpoint import EndpointActivities
 from activities.failover import FailoverActivities
 from activities.fence import FenceActivities
+from activities.lease import LeaseActivities
+from activities.mirror import MirrorActivities
 from adapters.memory import MemoryWorld, memory_directory
 from dcdr import lease
 from dcdr.book import LedgerBook
 from dcdr.errors import NotYetError, PlanRefusedError, SupersededError
 from dcdr.intent import Ask
 from dcdr.model import (
+    ConnectorState,
     FailoverPolicy,
     FailoverRequest,
     LeaseRecord,
@@ -206,3 +212,39 @@ async def test_nothing_is_brought_back_where_the_lease_was_taken_over_once_more(
     site.world.take_over("dc-a")
     assert "nothing to bring back" in (await site.run(site.steps.restore)).note
     assert site.world.connector("dc-b", MIRROR).stopped
+
+
+@pytest_asyncio.fixture
+async def over(tmp_path: Path) -> Site:
+    """A failover that is done: three records of orders-0 are lost."""
+    site = Site(tmp_path, dead=False, taken=False)
+    site.world.mirror_rate(0)
+    site.world.produce("dc-a", "orders", 0, ["lost-1", "lost-2", "lost-3"])
+    site.world.kill_site("dc-a")
+    site.world.take_over("dc-b", after=timedelta(seconds=1))
+    order, book = await site.opened(), LedgerBook()
+    fence = FenceActivities(site.directory)
+    for step in (fence.open, EndpointActivities(site.directory).flip, fence.let_groups_in):
+        await site.run(step, order)
+    await site.run(MirrorActivities(site.directory, book).retire, order)
+    await site.run(LeaseActivities(site.directory, book).finish, order)
+    assert site.world.check() == []
+    return site
+
+
+async def test_the_judge_sees_a_record_that_is_lost_although_the_mirror_had_it(over: Site) -> None:
+    over.world.drop("dc-b", "orders", 0, "orders-0-r3")
+    assert [line.split(":")[0] for line in over.world.check()] == ["missing"]
+
+
+async def test_the_judge_sees_what_the_mirror_wrote_after_the_fork(over: Site) -> None:
+    over.world.revive_site("dc-a")
+    over.world.mirror_rate(None)
+    over.world.set_connector("dc-b", MIRROR, state=ConnectorState.RUNNING, tasks=(ConnectorState.RUNNING,))
+    over.world.pump(3)
+    assert "late-mirror" in {line.split(":")[0] for line in over.world.check()}
+
+
+async def test_the_judge_sees_a_loss_above_the_bound(over: Site) -> None:
+    over.world.late_append("dc-a", "orders", 1, [f"late-{number}" for number in range(50)])
+    assert [line.split(":")[0] for line in over.world.check()] == ["bound"]
