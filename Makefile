@@ -16,7 +16,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 .PHONY: demo
-demo: prepare ## start the two data centers, switch a live workload over, and judge the result
+demo: prepare ## start the two data centers, switch a live workload over, kill one of them, and judge the result
 	@$(BIN)/dcdr demo
 
 .PHONY: test

@@ -5,28 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from temporalio import activity
 
-from activities.step import (
-    CONFIRM_SECONDS,
-    FIRST_WAIT,
-    LONGEST_WAIT,
-    Steps,
-    Stopwatch,
-    ask,
-    both,
-    connector_of,
-    read_lease,
-    until_gates,
-)
+from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, read_lease, until_gates
 from activities.witness import source_tails, target_tails, verdicts
 from dcdr import drain
 from dcdr.book import LedgerBook
-from dcdr.errors import DeadlineError, NotYetError, TransientError
+from dcdr.errors import DeadlineError, TransientError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
 from dcdr.model import (
@@ -43,11 +32,9 @@ from dcdr.model import (
 )
 from dcdr.plan import mirror_of
 from dcdr.ports import Directory, Member, Scope
+from dcdr.settle import FIRST_WAIT, LONGEST_WAIT, connector_of, settled, transactional_ids
 
 GROUP_OFFSETS = "__consumer_offsets"
-SETTLE_SECONDS = 8.0
-HELD_SECONDS = 0.25
-"""An open transaction is listed and fenced beside the settling; one that is still there by now was not on that list."""
 STALLED_SECONDS, PATIENCE = 3.0, 2.0
 """No progress for this long: the mirror's tasks are looked at, and restarted where they failed. After that twice as
 long, and so on: each time it costs a mirror that is only slow some seconds."""
@@ -93,7 +80,7 @@ class CutActivities(Steps):
                 # Begun by a request that was checked before the fence closed: nobody will end it in time.
                 late.update(await _fence_open(source, source.reserved_topics | target.reserved_topics))
 
-            ends = await _settled(source, places, free)
+            ends = await settled(source, places, free)
             cut = drain.take_cut(step.operation, topics, ends, datetime.now(UTC))
             entry = await self._book.write(scope, cut)
             counts = {
@@ -191,7 +178,7 @@ class CutActivities(Steps):
             async def close() -> tuple[int, Mapping[TopicPartition, LogEnds]]:
                 # The ids in both modes: what a task left open, it cannot end behind a closed gate.
                 brokers, _ = await asyncio.gather(_shut_out(scope, operation), self._fence_mirror(scope, operation))
-                return brokers, await _settled(target, places)
+                return brokers, await settled(target, places)
 
             (brokers, ends), ours = await asyncio.gather(close(), source_tails(source, cut))
             topics, mirrored, theirs = await asyncio.gather(
@@ -266,43 +253,6 @@ async def _shut_out(scope: Scope, operation: Operation) -> int:
     await ask(scope, Intent(operation=operation, ask=Ask.CLOSE_MIRROR, cuts=cuts))
     fence = scope.member(operation.target).fence
     return await until_gates(fence.mirror_gates, Gate.CLOSED, f"mirror of {operation.target}", CONFIRM_SECONDS)
-
-
-async def transactional_ids(member: Member, connector: str) -> list[str]:
-    """Ids of an exactly-once connector's task producers: `<Connect group>-<connector>-<task>`.
-
-    All that `tasks.max` allows, so that an earlier, larger generation is fenced too.
-    Source: Kafka 4.3, `Worker.taskTransactionalId`.
-    """
-    found = await connector_of(member, connector)
-    tasks = max(int(found.config.get("tasks.max", "1")), len(found.tasks))
-    return [f"{member.connect_group_id}-{connector}-{task}" for task in range(tasks)]
-
-
-async def _settled(
-    member: Member, places: list[TopicPartition], free: Callable[[], Awaitable[None]] | None = None
-) -> dict[TopicPartition, LogEnds]:
-    """Ends of `places` once LEO = HW = LSO on all of them; `free` is called while only a transaction holds them back.
-
-    Raises: NotYetError with the partitions that do not settle.
-    """
-    began = freed = time.monotonic()
-    wait = FIRST_WAIT
-    while True:
-        ends = await member.logs.ends(places)
-        open_still = drain.unsettled(ends)
-        if not open_still:
-            return dict(ends)
-        now = time.monotonic()
-        if now - began >= SETTLE_SECONDS:
-            raise NotYetError(
-                f"{member.name} does not settle, {len(open_still)} partitions: {'; '.join(open_still[:5])}"
-            )
-        if free is not None and now - freed >= HELD_SECONDS and all(at.leo == at.hw for at in ends.values()):
-            await free()
-            freed = time.monotonic()
-        await asyncio.sleep(wait)
-        wait = min(wait * 1.5, LONGEST_WAIT)
 
 
 async def _revive(target: Member, connector: str, *, reload: bool) -> None:

@@ -10,7 +10,7 @@ from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, expel, settl
 from dcdr.errors import DcdrError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
-from dcdr.model import Gate, LeaseRecord, StepInput, StepResult
+from dcdr.model import Gate, LeaseRecord, OperationKind, StepInput, StepResult
 from dcdr.ports import Scope
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,12 @@ class FenceActivities(Steps):
 
     @activity.defn(name="groups.open")
     async def let_groups_in(self, step: StepInput) -> StepResult:
-        """Let consumers in on the target, and before that put those that stayed on the source out of their groups."""
-        return await self._thaw(step, step.operation.target, Standing.MOVED, left=step.operation.source)
+        """Let consumers in on the target, and before that put those that stayed on the source out of their groups.
+
+        Not in a failover: the source is lost, consumers would wait for its silence, and `failover.source` does it.
+        """
+        left = "" if step.operation.kind is OperationKind.FAILOVER else step.operation.source
+        return await self._thaw(step, step.operation.target, Standing.MOVED, left=left)
 
     @activity.defn(name="groups.thaw")
     async def thaw(self, step: StepInput) -> StepResult:

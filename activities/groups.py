@@ -11,7 +11,7 @@ from typing import TypeVar
 from temporalio import activity
 
 from activities.counting import Counted, Position, count
-from activities.step import FIRST_WAIT, Steps, Stopwatch, both
+from activities.step import Steps, Stopwatch, both
 from dcdr import drain, translate
 from dcdr.book import LedgerBook
 from dcdr.errors import ConflictError, InvalidRequestError, PermanentError, TransientError
@@ -35,6 +35,7 @@ from dcdr.model import (
 )
 from dcdr.plan import carried, skipped
 from dcdr.ports import Directory, Member, Scope
+from dcdr.settle import FIRST_WAIT
 
 OLD_SIDE_SECONDS = 20.0
 """After the handover the old side may die. Silent for this long in total, it is not asked any more: consumers wait."""

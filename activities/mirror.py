@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 
 from temporalio import activity
 
-from activities.cut import transactional_ids
 from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, connector_of, settle_groups, until_gates
 from dcdr import drain, lease
 from dcdr.book import LedgerBook
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
-from dcdr.model import Connector, ConnectorState, Gate, LeaseRecord, StepInput, StepResult, TopicPartition
+from dcdr.model import Connector, ConnectorState, Gate, LeaseRecord, Operation, StepInput, StepResult, TopicPartition
 from dcdr.plan import mirror_of
-from dcdr.ports import Directory, Member
+from dcdr.ports import Directory, Member, Scope
+from dcdr.settle import transactional_ids
 
 CONNECTOR_SECONDS = 60.0
 """A stop may last its graceful time-out (30 s by our settings) plus a rebalance."""
@@ -177,6 +177,21 @@ class MirrorActivities(Steps):
             await _until(source, names[:1], lambda c: c.running, "RUNNING with all tasks", revive=True)
             await _until(source, names[1:], _runs_or_idles(), "RUNNING", revive=True)
             return StepResult(**watch.so_far(), note=f"{standing} runs", counts={"connectors": len(names)})
+
+
+async def bring_back(scope: Scope, operation: Operation) -> None:
+    """The mirror from the operation's source to its target as it was: running, its tasks started anew.
+
+    A task that was fenced, or denied its writes, notices at its next write only: all are restarted, whatever they say.
+    Raises: NotYetError when they do not run in time.
+    """
+    target = scope.member(operation.target)
+    mirror = mirror_of(scope, operation.source, operation.target)
+    names = await _present(target, mirror.source_connector, mirror.checkpoint_connector, mirror.heartbeat_connector)
+    await asyncio.gather(*(target.connect.resume(name) for name in names))
+    await target.connect.restart(mirror.source_connector, only_failed=False)
+    await _until(target, names[:1], lambda c: c.running, "RUNNING with all tasks", revive=True)
+    await _until(target, names[1:], _runs_or_idles(), "RUNNING", revive=True)
 
 
 async def _present(member: Member, *names: str) -> tuple[str, ...]:

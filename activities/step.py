@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,14 +14,14 @@ from dcdr import lease
 from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, TransientError, UnreachableError
 from dcdr.intent import Intent
 from dcdr.lease import Standing
-from dcdr.model import Connector, Gate, GroupKind, LeaseRecord, Operation, StoredLease
+from dcdr.model import GroupKind, LeaseRecord, Operation, StoredLease
 from dcdr.plan import carried
 from dcdr.ports import Directory, Member, ProduceFence, Scope
+from dcdr.settle import FIRST_WAIT, LONGEST_WAIT
+from dcdr.settle import connector_of as connector_of  # the steps' own words, wherever they live
+from dcdr.settle import until_gates as until_gates
 
 Correction = Callable[[LeaseRecord], Awaitable[None]]
-
-FIRST_WAIT, LONGEST_WAIT = 0.002, 0.05
-"""Seconds between polls: short at first, because the outage is counted in milliseconds; then modest."""
 
 CORRECT_SECONDS, LONGEST_CORRECTION_WAIT = 10.0, 0.5
 
@@ -141,27 +141,6 @@ async def _set_right(scope: Scope, record: LeaseRecord, correct: Correction) -> 
             wait = min(wait * 1.5, LONGEST_CORRECTION_WAIT)
 
 
-async def until_gates(ask: Callable[[], Awaitable[Mapping[int, Gate]]], wanted: Gate, what: str, seconds: float) -> int:
-    """Poll until every broker answers `wanted`; return how many brokers did.
-
-    Raises: NotYetError with each broker's answer when `seconds` have passed. "No answer" is never taken for closed.
-    """
-    give_up = time.monotonic() + seconds
-    wait = FIRST_WAIT
-    while True:
-        gates = await ask()
-        others = {broker: gate for broker, gate in gates.items() if gate is not wanted}
-        if gates and not others:
-            return len(gates)
-        if time.monotonic() >= give_up:
-            answers = (
-                ", ".join(f"broker {broker} {gate.value}" for broker, gate in sorted(others.items())) or "no broker"
-            )
-            raise NotYetError(f"{what}: not {wanted.value} on every broker after {seconds:.0f} s ({answers})")
-        await asyncio.sleep(wait)
-        wait = min(wait * 1.5, LONGEST_WAIT)
-
-
 async def settle_users(fence: ProduceFence, record: LeaseRecord, dc: str) -> None:
     """Set the users' gate of `dc` to what `record` says."""
     if lease.users_may_write(record, dc):
@@ -190,15 +169,6 @@ async def expel(scope: Scope, dc: str) -> int:
             return await groups.expel([group.name for group in held])
     except TimeoutError as error:
         raise UnreachableError(f"{dc} did not remove its members within {EXPEL_SECONDS:g} s") from error
-
-
-async def connector_of(member: Member, name: str) -> Connector:
-    """One connector. Raises: NotYetError when Connect does not list it (a worker that just started lists none)."""
-    found = await member.connect.connectors()
-    if name not in found:
-        known = ", ".join(sorted(found)) or "none"
-        raise NotYetError(f"{member.name}'s Connect lists no connector {name} (known: {known}); create it again")
-    return found[name]
 
 
 def both(scope: Scope, operation: Operation) -> tuple[Member, Member]:

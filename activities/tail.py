@@ -27,8 +27,10 @@ from dcdr.model import (
     Fork,
     ForkRow,
     Gate,
+    KeysRequest,
     LeaseRecord,
     LossReport,
+    LostKeys,
     LostRows,
     Measured,
     OffsetRange,
@@ -53,6 +55,8 @@ REACH = 16_384
 between two of its commits at 1,600 records a second and partition."""
 REACHABLE_SECONDS = 10.0
 GATE_SECONDS = 8.0
+KEYS_CHARACTERS = 200_000
+"""Of an answer with keys: Temporal's payloads are bounded, and keys may be long."""
 log = logging.getLogger("dcdr.tail")
 
 
@@ -78,7 +82,10 @@ class TailActivities(Steps):
         except InvalidRequestError as error:  # asked for by a person, the computation says it again, and fails
             log.warning("the tail of %s on %s cannot be computed: %s", scope_name, record.behind, error)
             return False
-        return bool(gates) and set(gates.values()) == {Gate.CLOSED}
+        closed = bool(gates) and set(gates.values()) == {Gate.CLOSED}
+        if not closed:  # with `fence: acl` nobody may have closed it: it was dark when that was tried
+            log.info("%s answers and is not closed to users on every broker: its tail could still grow", record.behind)
+        return closed
 
     @activity.defn(name="tail.compute")
     async def compute(self, request: TailRequest) -> TailResult:
@@ -124,6 +131,35 @@ class TailActivities(Steps):
         # Closed all the time: what was read first cannot have grown since.
         await _closed(scope, (await read_lease(scope)).record, fork)
         return await _report(scope, fork, rows, checked)
+
+    @activity.defn(name="tail.keys")
+    async def keys(self, request: KeysRequest) -> LostKeys:
+        """Keys of reported lost records, from the old side.
+
+        Raises: InvalidRequestError when there is no report, or it names no tail of this topic.
+        """
+        scope = self._directory.scope(request.scope)
+        _, fork = await find_fork(scope, (await read_lease(scope)).record, request.operation_id)
+        # One computed twice says the same twice: the old side was closed.
+        bodies = list((await _reports(scope, fork)).values())
+        if not bodies:
+            raise InvalidRequestError(f"the tail of {fork.operation.source} is not reported yet")
+        ranges = {
+            TopicPartition(row.topic, row.partition): OffsetRange(row.first, row.last + 1)
+            for row in LossReport.from_body(bodies[-1]).rows
+            if row.topic == request.topic and row.case is TailCase.TAIL and row.first is not None
+            and row.last is not None
+        }  # fmt: skip
+        if not ranges:
+            raise InvalidRequestError(f"the loss report of {fork.operation.id} names no tail of topic {request.topic}")
+        found = await scope.member(fork.operation.source).logs.keys(ranges, request.limit + 1)
+        kept: list[str] = []
+        for key in found[: request.limit]:
+            kept.append(_text(key))
+            if sum(map(len, kept)) > KEYS_CHARACTERS:
+                kept.pop()
+                break
+        return LostKeys(topic=request.topic, keys=tuple(kept), more=len(kept) < len(found))
 
 
 async def find_fork(scope: Scope, record: LeaseRecord, operation_id: str | None) -> tuple[EntryRef, Fork]:
@@ -175,6 +211,8 @@ async def _closed(scope: Scope, record: LeaseRecord, fork: Fork) -> None:
         raise NotYetError(f"operation {record.op_id} is under way: the tail is computed after it")
     fence = scope.member(old).fence
     await until_gates(fence.users_gates, Gate.CLOSED, f"users of {old}", GATE_SECONDS)
+    if scope.gated:
+        await until_gates(fence.mirror_gates, Gate.CLOSED, f"the mirror's gate of {old}", GATE_SECONDS)
     standing = mirror_of(scope, new, old)
     try:
         stopped = (await connector_of(scope.member(old), standing.source_connector)).stopped
@@ -331,6 +369,13 @@ class _Reader:
     def _same_topic(self, place: TopicPartition) -> bool:
         now = self._theirs.get(place.topic)
         return now is not None and now.topic_id == self._rows[place].target_topic_id
+
+
+def _text(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return f"hex:{key.hex()}"
 
 
 def _part_key(fork: Fork, number: int) -> str:

@@ -28,8 +28,10 @@ from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
 from adapters.kafka.health import KafkaHealth
 from adapters.kafka.wire import Wire
 from agent.epoch import EpochFile
+from agent.failover import LoneFailover
 from agent.finisher import Finisher
 from agent.identity import identity
+from agent.journal import Journal
 from agent.keeper import Keeper
 from agent.markers import MarkerServer
 from agent.mirror import MirrorKeeper
@@ -73,6 +75,11 @@ class Job:
         return [name.format(source=other, target=self.dc) for other in others for name in names]
 
     @property
+    def other(self) -> str:
+        """The scope's other data center: it has two."""
+        return next(dc for dc in self.settings.scopes[self.scope].members if dc != self.dc)
+
+    @property
     def agent(self) -> AgentSettings:
         """Raises: MisconfiguredError for a scope or data center that is not there, or has no agent."""
         scope = self.settings.scopes.get(self.scope)
@@ -103,17 +110,22 @@ async def serve(job: Job) -> None:
     keeper = Keeper(
         job.dc, job.scope, store, wishes, timing,
         identity=identity(agent.state, job.scope), automatic=scope.lease.automatic, obeyed=job.obeyed,
-        floor=lambda: epoch.highest, remember=epoch.saw,
+        floor=lambda: epoch.highest, remember=epoch.saw, cool_down=scope.failover.cool_down,
+        ready=lambda: journal.reason(),  # noqa: PLW0108 - it is made below, of the keeper
     )  # fmt: skip
     connect = ConnectControl(job.dc, scope.members[job.dc].connect)
+    estate, policy = partial(_estate, job), scope.failover
+    journal = Journal(job.dc, keeper, estate, policy.journal_every)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(work)
             for work in (
                 _hint(lambda: store.watch(job.scope), keeper.changed),
                 _hint(lambda: wishes.watch(job.scope), lambda _: keeper.wished()),
-                _run(job, keeper, health),
-                Finisher(job.dc, keeper, partial(_estate, job)).watch(),
+                _run(job, keeper, health, journal),
+                Finisher(job.dc, keeper, estate).watch(),
+                journal.watch(),
+                LoneFailover(job.dc, job.other, keeper, estate, policy.open_without_workflow_after).watch(),
                 MirrorKeeper(job.dc, keeper, connect, job.connectors).watch(),
             )
         ]
@@ -125,7 +137,7 @@ async def serve(job: Job) -> None:
     await client.close()
 
 
-async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
+async def _run(job: Job, keeper: Keeper, health: KafkaHealth, journal: Journal) -> None:
     """Learn which cluster this is; then serve, look and beat."""
     timing, agent = job.timing, job.agent
     while True:
@@ -136,7 +148,7 @@ async def _run(job: Job, keeper: Keeper, health: KafkaHealth) -> None:
             log.warning("%s: which cluster this is is not known yet: %s", job.dc, error)
             await asyncio.sleep(AGAIN_SECONDS)
     markers = MarkerServer(job.scope, job.dc, cluster, keeper, timing)
-    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=job.obeyed)
+    status = StatusServer(job.scope, job.dc, keeper, markers, timing.refresh, obeyed=job.obeyed, journal=journal)
     context = None if agent.tls is None else _context(agent.tls)
     async with _listening(markers.application(), agent.listen, context), _listening(status.application(), agent.status):
         log.info("agent of %s in scope %s, cluster %s: markers at %s", job.dc, job.scope, cluster, agent.listen)

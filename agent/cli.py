@@ -6,9 +6,12 @@ Exit codes as of `dcdr`: 0 done, 1 failed, 2 usage or settings, 3 refused (nothi
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Annotated, NoReturn
 from uuid import uuid4
 
 import typer
+from pydantic import ValidationError
 
 from adapters.directory import build_directory
 from adapters.etcd import EtcdClient, EtcdIntentStore, EtcdLeaseStore
@@ -33,13 +37,15 @@ from dcdr.errors import (
 )
 from dcdr.intent import Ask, Intent
 from dcdr.marker import Role, role_of
-from dcdr.model import Gate, LeaseRecord, Operation, StoredLease
+from dcdr.model import Gate, LeaseRecord, Operation, Pause, Phase, StoredLease
 from dcdr.ports import IntentStore, LeaseStore
 from dcdr.settings import Fence, ScopeSettings, Settings, settings_path
 
 FAILED, USAGE, REFUSED, UNREACHABLE = 1, 2, 3, 6
 OBEY_SECONDS, LOOK_SECONDS = 20.0, 0.1
 NOBODY = -1
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+LONGEST_PAUSE = timedelta(days=7)
 
 fence = typer.Typer(no_args_is_help=True, help="What every broker lets users do, asked by effect.")
 agent = typer.Typer(no_args_is_help=True, help="One small process a data center that keeps its lease.")
@@ -135,28 +141,112 @@ def handover(
     """Give back a lease that was taken over and never opened (phase ACQUIRED). Anything else is a switchover."""
 
     async def work(store: LeaseStore, wishes: IntentStore, about: ScopeSettings) -> None:
-        stored = await store.read(scope)
-        if stored is None:
-            raise MisconfiguredError(f"scope {scope} has no lease record: `dcdr lease bootstrap` creates it")
-        if to not in about.members or to == stored.record.holder:
+        record = await _record(store, scope)
+        again = record.phase is Phase.ACQUIRED and record.last_open == record.holder  # it went there and back
+        if to not in about.members or (to == record.holder and not again):
             raise MisconfiguredError(f"--to {to}: give the member of {scope} that does not hold the lease")
-        record = stored.record
         operation = Operation(
             scope=scope, id=f"hand-back-{uuid4().hex[:8]}", epoch=record.epoch, turn=record.turn,
             source=record.holder, target=to,
         )  # fmt: skip
-        wish = Intent(operation=operation, ask=Ask.HAND_BACK, requested_by="dcdr lease handover")
-        intents.obey(record, wish)  # refused here, before anything is written
-        await wishes.write(scope, await wishes.read(scope), wish)
-        async with asyncio.timeout(OBEY_SECONDS):
-            while True:
-                after = await store.read(scope)
-                if after is not None and intents.obey(after.record, wish) == after.record:
-                    break
-                await asyncio.sleep(LOOK_SECONDS)
+        wish = Intent(operation=operation, ask=Ask.HAND_BACK, requested_by=_user())
+        after = await _obeyed(store, wishes, record, wish)
         _show(f"{to} holds the lease of {scope} again, epoch {after.record.epoch}", after, wish, output)
 
     _do(scope, settings, work)
+
+
+@lease.command()
+def pause(
+    scope: ScopeArgument,
+    duration: Annotated[str, typer.Option("--for", help="How long: 90s, 30m, 4h, 1d; at most 7d. It ends by itself.")],
+    reason: Annotated[str, typer.Option(help="Why; shown to whoever wonders that nothing is taken over.")],
+    maintenance: Annotated[
+        bool, typer.Option("--maintenance", help="The holder keeps the lease although its Kafka is unwell, too.")
+    ] = False,
+    settings: SettingsOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """No takeover by itself for a while; a person may still ask for one. The holder's agent writes it down."""
+    until = datetime.now(UTC) + _duration(duration)
+
+    async def work(store: LeaseStore, wishes: IntentStore, about: ScopeSettings) -> None:
+        try:
+            wish = Pause(until=until, maintenance=maintenance, by=_user(), reason=reason)
+        except ValidationError as error:
+            raise MisconfiguredError(f"--reason: {error.errors()[0]['msg']}") from error
+        after, obeyed = await _pause(store, wishes, about, scope, wish)
+        _show(f"nothing is taken over in {scope} by itself until {until:%Y-%m-%d %H:%M:%S} UTC", after, obeyed, output)
+
+    _do(scope, settings, work)
+
+
+@lease.command()
+def resume(
+    scope: ScopeArgument,
+    settings: SettingsOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """End a pause before its time."""
+
+    async def work(store: LeaseStore, wishes: IntentStore, about: ScopeSettings) -> None:
+        after, wish = await _pause(store, wishes, about, scope, None)
+        _show(f"takeovers in {scope} are not paused", after, wish, output)
+
+    _do(scope, settings, work)
+
+
+async def _pause(
+    store: LeaseStore, wishes: IntentStore, about: ScopeSettings, scope: str, wish: Pause | None
+) -> tuple[StoredLease, Intent]:
+    record = await _record(store, scope)
+    if record.phase is Phase.DRAINING:  # there is one intent a scope: ours would delay its next one, inside the outage
+        raise PlanRefusedError(f"operation {record.op_id} drains {record.holder} just now: pause when it has ended")
+    operation = Operation(
+        scope=scope, id=f"pause-{uuid4().hex[:8]}", epoch=record.epoch, turn=record.turn, source=record.holder,
+        target=next(dc for dc in about.members if dc != record.holder),
+    )  # fmt: skip
+    asked = Intent(operation=operation, ask=Ask.PAUSE, pause=wish, requested_by=_user())
+    return await _obeyed(store, wishes, record, asked), asked
+
+
+async def _record(store: LeaseStore, scope: str) -> LeaseRecord:
+    stored = await store.read(scope)
+    if stored is None:
+        raise MisconfiguredError(f"scope {scope} has no lease record: `dcdr lease bootstrap` creates it")
+    return stored.record
+
+
+async def _obeyed(store: LeaseStore, wishes: IntentStore, record: LeaseRecord, wish: Intent) -> StoredLease:
+    """Ask the holder's agent, and wait. Raises: DcdrError where the record refuses; TimeoutError when nobody obeys."""
+    scope = record.scope
+    intents.obey(record, wish)  # refused here, before anything is written
+    await wishes.write(scope, await wishes.read(scope), wish)
+    async with asyncio.timeout(OBEY_SECONDS):
+        while True:
+            after = await store.read(scope)
+            if after is not None and intents.obey(after.record, wish) == after.record:
+                return after
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _duration(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    length = timedelta(**{UNITS[found[2]]: int(found[1])}) if found else timedelta(0)
+    if not timedelta(0) < length <= LONGEST_PAUSE:
+        raise typer.BadParameter(
+            f"{text!r}: give a number and a unit, such as 90s, 30m, 4h or 1d, of at most {LONGEST_PAUSE.days}d. "
+            "For longer, set lease.automatic to false",
+            param_hint="--for",
+        )
+    return length
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 @fence.command("show")
@@ -292,9 +382,29 @@ def _told(scope: str, stored: StoredLease | None, wish: Intent | None) -> str:
     ]
     if record.keeper:
         lines.append(f"  renewed by agent {record.keeper} of {record.holder}")
+    if record.last_open and record.phase is Phase.ACQUIRED:
+        lines.append(f"  nobody writes: it was taken over, {record.last_open} was open last, and nothing opened since")
+    if record.acquired_at is not None:
+        after = (
+            "" if record.acquired_after_s is None else f", {record.acquired_after_s:.1f} s after the last sign of life"
+        )
+        lines.append(f"  last taken over {record.acquired_at:%Y-%m-%d %H:%M:%S} UTC{after}")
+    if record.behind is not None:
+        lines.append(f"  {record.behind} was left by a failover: it takes nothing over until it is failed back")
+    if record.pause is not None:
+        lines.append(f"  {_paused(record.pause)}")
     if record.op_id:
         until = f", deadline {record.deadline:%H:%M:%S} UTC" if record.deadline else ""
-        lines.append(f"  unfinished: {record.op_id}, {record.op_source} to {record.op_target}{until}")
+        lines.append(
+            f"  unfinished {record.op_kind.value}: {record.op_id}, {record.op_source} to {record.op_target}{until}"
+        )
     if wish is not None:
         lines.append(f"  last intent: {wish.ask.value}, operation {wish.operation.id}")
     return "\n".join(lines)
+
+
+def _paused(pause: Pause) -> str:
+    over = "" if datetime.now(UTC) < pause.until else ", which is over"
+    kept = "; the holder keeps the lease although its Kafka is unwell" if pause.maintenance else ""
+    until = f"{pause.until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"takeovers paused until {until}{over}, by {pause.by or '-'}: {pause.reason or '-'}{kept}"

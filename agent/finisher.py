@@ -21,7 +21,17 @@ from dcdr.book import LedgerBook
 from dcdr.errors import ConflictError, DcdrError, MisconfiguredError, NotYetError
 from dcdr.lease import Standing
 from dcdr.marker import Role
-from dcdr.model import CommittedOffset, Cut, Gate, GroupPositions, LeaseRecord, LogEnds, Operation, TopicPartition
+from dcdr.model import (
+    CommittedOffset,
+    Cut,
+    Gate,
+    GroupPositions,
+    LeaseRecord,
+    LogEnds,
+    Operation,
+    OperationKind,
+    TopicPartition,
+)
 from dcdr.plan import mirror_of
 from dcdr.ports import EndpointView, Member, Scope
 
@@ -85,7 +95,8 @@ async def finish(scope: Scope, operation: Operation, dc: str) -> None:
             if await scope.endpoint.read() != wanted:
                 await scope.endpoint.flip(operation.target, operation.epoch + 1)
         if (await member.fence.rules()).groups_denied:
-            if standing is Standing.MOVED:
+            # After a failover the mirror's checkpoints are all that is known, and they stand there already.
+            if standing is Standing.MOVED and operation.kind is OperationKind.SWITCHOVER:
                 await _place(scope, member, operation)
             await member.fence.thaw_groups()
         if standing is Standing.REOPENED:

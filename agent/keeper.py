@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from dcdr import intent as intents
 from dcdr import tenure
@@ -25,15 +25,18 @@ from dcdr.tenure import Tenure
 
 log = logging.getLogger("dcdr.keeper")
 
+UNSEEN = "its lease can be taken when none was seen for lease.wait; a switchover moves the lease of a side that lives"
+
 
 class Keeper:
     """Keeps the lease of `scope` for `dc`. Of several agents of the holder one acts, the others stand by.
 
     `identity`: this agent's own, the same after a restart; a random one if not given.
-    `automatic`: take the lease over when its holder shows no sign of life. `floor`: the highest epoch this agent's disk
-    remembers; `remember`: keeps an epoch there, before anything is told under it. `obeyed`: brokers obey what is told,
-    and each remembers epochs too: no takeover before one of them was heard. `clock`: seconds, monotonic; `now`: aware,
-    only for deadlines that people gave.
+    `automatic`: take the lease over when its holder shows no sign of life; `cool_down` after the last takeover at the
+    earliest. `ready`: why this data center could not go on from what it holds, empty when it could. `floor`: the
+    highest epoch this agent's disk remembers; `remember`: keeps an epoch there, before anything is told under it.
+    `obeyed`: brokers obey what is told, and each remembers epochs too: no takeover before one of them was heard.
+    `clock`: seconds, monotonic; `now`: aware, only for deadlines that people gave and for the cool-down.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Keeper:
         identity: str | None = None,
         automatic: bool = False,
         obeyed: bool = False,
+        cool_down: timedelta = timedelta(0),
+        ready: Callable[[], str] = lambda: "",
         floor: Callable[[], int] = lambda: 0,
         remember: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
@@ -55,6 +60,10 @@ class Keeper:
         self._scope, self._store, self._wishes = scope, store, wishes
         self._timing, self._automatic, self._floor, self._remember = timing, automatic, floor, remember
         self._obeyed, self._clock, self._now = obeyed, clock, now
+        self._cool_down, self._ready = cool_down, ready
+        self._asked = False
+        self.holds_back = ""
+        """Why this agent takes nothing over, be the holder gone or not; empty when nothing speaks against it."""
         self._known = Tenure(dc, identity or secrets.token_hex(8))
         self._heard: int | None = None
         self.beats = self.missed = 0
@@ -152,7 +161,8 @@ class Keeper:
         """A renew period after the last one, or when the time of whoever is waited for is over, if that is sooner."""
         known = self._known
         over = known.since + (self._timing.silence if known.stands_by else self._timing.wait)
-        soon = (known.stands_by or (self._automatic and not known.holds)) and over > self._clock()
+        waits = known.stands_by or ((self._automatic or self._asked) and not known.holds)
+        soon = waits and over > self._clock()
         return min(began + self._timing.renew, over) if soon else began + self._timing.renew
 
     async def beat(self, fit: bool) -> bool:
@@ -162,10 +172,10 @@ class Keeper:
         for one that would make us the holder under an epoch that is over.
         """
         known = self._known
-        if known.stored is None or not fit or not tenure.may_act(known, self._clock(), self._timing):
+        if known.stored is None or not self._willing(fit) or not tenure.may_act(known, self._clock(), self._timing):
             # Unfit, it does not renew: the lease runs out. It is looked at, to know when somebody else has it.
             await self._look(fit)
-            return fit and tenure.may_act(self._known, self._clock(), self._timing)
+            return self._willing(fit) and tenure.may_act(self._known, self._clock(), self._timing)
         if known.stored.record.epoch < self._remembered:
             await self._look(fit)
             raise RolledBackError(self._scope, known.stored.record.epoch, self._remembered)
@@ -177,18 +187,53 @@ class Keeper:
             return True
         return False
 
+    def _willing(self, fit: bool) -> bool:
+        """Whether the lease may be kept: for a Kafka that is well, or one that people work on."""
+        record = self._known.record
+        return fit or (record is not None and tenure.in_maintenance(record, self._now()))
+
     async def _look(self, fit: bool) -> None:
         sent = self._clock()
         stored = await self._store.read(self._scope)
         if stored is None:
             raise NoRecordError(self._scope)
         await self._learn(tenure.read(self._known, stored, sent, self._clock()))
-        heard = self._heard is not None or not self._obeyed
-        if self._automatic and fit and heard and tenure.may_take_over(self._known, self._clock(), self._timing):
-            taken = tenure.takeover(stored.record, self._known.dc, self._remembered)
+        if await self._may_take_over(stored.record, fit):
+            unseen = self._clock() - self._known.since
+            taken = tenure.takeover(stored.record, self._known.dc, self._remembered, self._now(), unseen)
             with contextlib.suppress(ConflictError):  # a sign of life, or another agent of this data center
                 await self._swap(stored, taken)
                 log.warning("scope %s: %s took the lease over, epoch %d", self._scope, self._known.dc, taken.epoch)
+
+    async def _may_take_over(self, record: LeaseRecord, fit: bool) -> bool:
+        """Whether the time has come and nothing holds this agent back; what does is said once."""
+        self._asked = False
+        if self._known.holds:
+            self.holds_back = ""
+            return False
+        over, why = tenure.may_take_over(self._known, self._clock(), self._timing), self._held_back(record, fit)
+        if why or not over:
+            wish = (await self._wishes.read(self._scope)).intent
+            self._asked = intents.wants_takeover(record, wish, self._known.dc, self._now())
+        if self._asked:
+            why = self._held_back(record, fit)
+        said = why or (f"{record.holder} still shows signs of life: {UNSEEN}" if self._asked and not over else "")
+        if said != self.holds_back:
+            log.info("scope %s: a takeover by %s: %s", self._scope, self._known.dc, said or "nothing speaks against it")
+        self.holds_back = said
+        return over and not why
+
+    def _held_back(self, record: LeaseRecord, fit: bool) -> str:
+        dc = self._known.dc
+        if why := tenure.held_back(record, dc, self._now(), self._cool_down, asked=self._asked):
+            return why
+        if not (self._automatic or self._asked):
+            return f"{dc} takes nothing over by itself: lease.automatic is off; a person may ask for it"
+        if not fit:
+            return f"the Kafka of {dc} is not well, or not for long enough"
+        if self._obeyed and self._heard is None:
+            return f"no broker of {dc} has told yet which epoch it remembers"
+        return self._ready()
 
     async def _wanted(self, record: LeaseRecord) -> LeaseRecord:
         """The record after this beat: the intent's, the one past a deadline, or another sign of life."""

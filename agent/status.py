@@ -1,4 +1,4 @@
-"""What an agent shows of itself: metrics for Prometheus, /healthz (it runs), /readyz (it can do its part)."""
+"""What an agent shows of itself: metrics for Prometheus, /healthz (it runs), /readyz (it can do its part), /status."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from agent.journal import Journal
 from agent.keeper import Keeper
 from agent.markers import MarkerServer
 from dcdr.fitness import Fitness
@@ -23,9 +24,18 @@ class StatusServer:
     """Plain HTTP, for loopback or a cluster's inner network: it changes nothing and holds no secret."""
 
     def __init__(
-        self, scope: str, dc: str, keeper: Keeper, markers: MarkerServer, refresh: float, *, obeyed: bool
+        self,
+        scope: str,
+        dc: str,
+        keeper: Keeper,
+        markers: MarkerServer,
+        refresh: float,
+        *,
+        obeyed: bool,
+        journal: Journal | None = None,
     ) -> None:
-        """`obeyed`: brokers are expected to ask for their marker."""
+        """`obeyed`: brokers are expected to ask for their marker. `journal`: of the mirror towards `dc`."""
+        self._journal = journal
         self._scope, self._dc, self._obeyed = scope, dc, obeyed
         self._keeper, self._markers, self._refresh = keeper, markers, refresh
         self.fitness = Fitness()
@@ -37,6 +47,7 @@ class StatusServer:
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/status", self._status)
         app.router.add_get("/metrics", make_aiohttp_handler(metrics))
         return app
 
@@ -59,6 +70,24 @@ class StatusServer:
         found = self.unready()
         return web.Response(text="\n".join(found or ["ready"]) + "\n", status=503 if found else 200)
 
+    async def _status(self, _: web.Request) -> web.Response:
+        """As JSON what `dcdr status` and a refused takeover tell people: what this agent knows, and why it waits."""
+        marker, record = self._keeper.marker(), self._keeper.known.record
+        return web.json_response(
+            {
+                "scope": self._scope,
+                "dc": self._dc,
+                "holder": record and record.holder,
+                "phase": record and record.phase.value,
+                "epoch": marker.epoch,
+                "role": marker.role.value,
+                "valid_s": marker.valid_s,
+                "holds_back": self._keeper.holds_back,
+                "trouble": list(self.fitness.trouble),
+                "unready": self.unready(),
+            }
+        )
+
     def collect(self) -> Iterator[Metric]:
         """What Prometheus is told, as it is at this moment."""
         marker, known = self._keeper.marker(), self._keeper.known
@@ -70,8 +99,10 @@ class StatusServer:
             ("dcdr_agent_marker_valid_seconds", "how long the marker holds without news"): marker.valid_s,
             ("dcdr_agent_epoch", "the epoch of the lease as last seen, 0 if never"): marker.epoch,
             ("dcdr_agent_fit", "1 while the last look at Kafka found no trouble"): not self.fitness.trouble,
+            ("dcdr_agent_held_back", "1 while it would not take the lease over"): bool(self._keeper.holds_back),
             ("dcdr_agent_nodes_served", "brokers and controllers that asked lately"): self._served(),
         }
+        gauges |= self._mirror()
         counters = {
             ("dcdr_agent_beats", "exchanges with the lease store"): self._keeper.beats,
             ("dcdr_agent_beats_missed", "exchanges that failed"): self._keeper.missed,
@@ -82,3 +113,20 @@ class StatusServer:
                 family = kind(name, what, labels=tuple(whose))
                 family.add_metric(tuple(whose.values()), value)
                 yield family
+
+    def _mirror(self) -> dict[tuple[str, str], float]:
+        """How far the mirror is behind, while this is the standby; a value nobody knows is left out."""
+        journal = None if self._journal is None else self._journal.last
+        lag = None if self._journal is None else self._journal.lag()
+        if journal is None or lag is None:
+            return {}
+        found: dict[tuple[str, str], float] = {
+            ("dcdr_mirror_lag_records", "offsets of the source that the last look did not find copied"): lag.records,
+            (
+                "dcdr_journal_written_timestamp_seconds",
+                "when the journal's last look was taken",
+            ): journal.taken_at.timestamp(),
+        }
+        if lag.seconds is not None:
+            found["dcdr_mirror_lag_seconds", "everything older than this is copied"] = lag.seconds
+        return found

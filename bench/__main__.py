@@ -1,6 +1,6 @@
 """`python -m bench`: measure the outage of a switchover three ways, on one lab, and print what they are to each other;
-`python -m bench gates`: measure what the lease and the gates promise; `python -m bench failovers`: lose a site again
-and again, and measure what users see of it.
+`python -m bench gates`: measure what the lease and the gates promise; `python -m bench watch`: what watching costs;
+`python -m bench failovers`: lose a site again and again, and measure what users see of it.
 
 Exit codes: 0 measured, and the checker found every record where it belongs (whether the aims are met is printed);
 1 something could not be measured or the checker found an anomaly; 2 usage.
@@ -202,6 +202,12 @@ def _end(number: int, frame: object) -> None:
 def main() -> None:
     # The load and the lab are sessions of their own: they have to be ended on the way out.
     signal.signal(signal.SIGTERM, _end)
+    if sys.argv[1:2] == ["watch"]:  # it needs no lab, and takes other numbers
+        from bench import watch
+
+        del sys.argv[1]
+        typer.run(watch.command)
+        return
     typer.run(bench)
 
 

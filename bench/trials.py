@@ -50,7 +50,10 @@ RENEWAL_LIMIT_S, TAKEOVER_LIMIT_S = 60.0, 60.0
 """Beyond what the lease's own times say."""
 LOOK_S, ANSWER_S = 0.02, 2.0
 STEADY_S = 60.0
-AUTOMATIC = {f"DCDR_SCOPES__{store.SCOPE.upper()}__LEASE__AUTOMATIC": "true"}
+AUTOMATIC = {
+    f"DCDR_SCOPES__{store.SCOPE.upper()}__LEASE__AUTOMATIC": "true",
+    f"DCDR_SCOPES__{store.SCOPE.upper()}__FAILOVER__COOL_DOWN": "PT0S",  # one takeover follows the other
+}
 JMH_LIMIT_S = 1800.0
 
 

@@ -8,7 +8,7 @@ import logging
 from collections import OrderedDict
 
 from dcdr.errors import MisconfiguredError, NotYetError
-from dcdr.model import Cut, EntryRef, GroupPositions, Operation
+from dcdr.model import Cut, EntryRef, Fork, GroupPositions, Operation
 from dcdr.ports import Scope
 
 KEPT = 16
@@ -82,6 +82,27 @@ class LedgerBook:
                 return GroupPositions.from_body(body)
             log.warning("%s on %s does not match its digest and is not believed", key, operation.target)
         return None
+
+    async def write_fork(self, scope: Scope, fork: Fork) -> EntryRef:
+        """Durable (acks=all) on the target on return; the source may be gone."""
+        entry = fork.reference()
+        await scope.member(fork.operation.target).ledger.put(entry.key, fork.body())
+        return entry
+
+    async def read_fork(self, scope: Scope, operation: Operation, digest: str) -> Fork:
+        """Where both sides parted in `operation`, a failover that opened with the entry `digest`; from its target.
+
+        Raises: NotYetError when the target does not have it, MisconfiguredError when it does not match its digest.
+        """
+        key = f"{operation.scope}/{operation.id}/fork/{digest}"
+        body = await scope.member(operation.target).ledger.get(key)
+        if body is None:
+            raise NotYetError(f"ledger entry {key} is not on {operation.target}")
+        if hashlib.sha256(body).hexdigest() != digest:
+            raise MisconfiguredError(
+                f"ledger entry {key} on {operation.target} does not match its digest: it was altered"
+            )
+        return Fork.from_body(body)
 
     async def mark_seeded(self, scope: Scope, operation: Operation) -> None:
         """Note on the target, durably, that the reverse direction's seeds were read back: from now on it may run."""

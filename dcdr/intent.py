@@ -47,7 +47,7 @@ class Intent(Message):
     operation: Operation
     ask: Ask
     deadline: datetime | None = None
-    """With BEGIN: past it the source opens again by itself."""
+    """With BEGIN: past it the source opens again by itself. With TAKE_OVER: past it nobody wishes that any more."""
     ledger: str | None = None
     """With HAND_OVER: the digest of the ledger entry."""
     cuts: int | None = None
@@ -94,14 +94,19 @@ def obey(record: LeaseRecord, intent: Intent) -> LeaseRecord:
             return lease.open_up(record, operation, intent.ledger)
         case Ask.PAUSE:
             return lease.pause(record, intent.pause)
-        case Ask.TAKE_OVER:
+        case Ask.TAKE_OVER if intent.deadline is not None:
             return record  # not the holder's to do
     raise ValueError(f"an intent to {intent.ask.value} lacks its deadline, ledger entry or count of cuts")
 
 
-def wants_takeover(record: LeaseRecord, intent: Intent | None, dc: str) -> bool:
-    """Whether somebody asks `dc`'s agent to take the lease over, from the record as it stands."""
+def wants_takeover(record: LeaseRecord, intent: Intent | None, dc: str, now: datetime) -> bool:
+    """Whether somebody asks `dc`'s agent to take the lease over, from the record as it stands.
+
+    A wish without a deadline is none: it would lie there until the holder fails some day, and nobody means it then.
+    """
     if intent is None or intent.ask is not Ask.TAKE_OVER or intent.operation.target != dc:
+        return False
+    if intent.deadline is None or now >= intent.deadline:
         return False
     asked = (intent.operation.source, intent.operation.epoch, intent.operation.turn)
     return asked == (record.holder, record.epoch, record.turn)

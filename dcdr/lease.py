@@ -13,7 +13,7 @@ old direction is stopped and fenced), `extend` or `reopen`.
           +------------hand_back-------------+----> OPEN(A, epoch + 1)
 
 A takeover (`dcdr.tenure`) makes ACQUIRED: nobody writes anywhere, the mirror neither, until a failover has written down
-where both sides part.
+where both sides part. It is handed back only to the side that was open last, whoever has taken it over since.
 
 The handover is the point of no return. `reopen` and `hand_over` both start from DRAINING under the same operation id,
 so of a late handover and an early undo exactly one can win. The operation id is cleared last: an id without a run is an
@@ -104,7 +104,7 @@ def begin(record: LeaseRecord, operation: Operation, deadline: datetime) -> Leas
     found = standing(record, operation)
     if found is Standing.DRAINING:
         return record
-    if found is not Standing.NOT_BEGUN:
+    if operation.kind is not OperationKind.SWITCHOVER or found is not Standing.NOT_BEGUN:
         raise PlanRefusedError(
             f"cannot begin: the lease of {operation.scope} names {record.holder}, epoch {record.epoch}, "
             f"phase {record.phase.value}, operation {record.op_id or 'none'}; "
@@ -194,9 +194,14 @@ def close_mirror(record: LeaseRecord, operation: Operation, cuts: int | None = N
 def admit(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     """After the handover, the old direction stopped: the mirror may write to the old source. Already so: unchanged.
 
-    Raises: SupersededError when the operation has not moved, or is over.
+    Raises: SupersededError when the operation has not moved, or is over; PlanRefusedError after a failover.
     """
     require(record, operation, Standing.MOVED)
+    if record.behind == operation.source:
+        raise PlanRefusedError(
+            f"the mirror may not write to {operation.source}: a failover left it, and what was lost stands there only. "
+            "It has to be failed back first"
+        )
     return record if record.mirrored else record.model_copy(update={"seq": record.seq + 1, "mirrored": True})
 
 
@@ -285,7 +290,10 @@ def pause(record: LeaseRecord, wish: Pause | None) -> LeaseRecord:
 def hand_back(record: LeaseRecord, operation: Operation) -> LeaseRecord:
     """ACQUIRED(source) -> OPEN(target, epoch + 1): a takeover that never opened is taken back. Already done: unchanged.
 
-    Raises: PlanRefusedError when the record is not one of a takeover, or has opened since.
+    An unfinished failover ends with it. Source and target may be the same: after two takeovers the holder can be the
+    side that was open last.
+
+    Raises: PlanRefusedError when the record is not one of a takeover, or has opened since, or was last open elsewhere.
     """
     if (record.holder, record.epoch, record.turn) == (operation.target, operation.epoch + 1, operation.turn + 1):
         return record
@@ -295,6 +303,11 @@ def hand_back(record: LeaseRecord, operation: Operation) -> LeaseRecord:
             f"the lease of {operation.scope} cannot be handed back to {operation.target}: it names {record.holder}, "
             f"epoch {record.epoch}, phase {record.phase.value}. Only a lease that was taken over and never opened "
             "(ACQUIRED) is given back; use a switchover"
+        )
+    if record.last_open not in (None, operation.target):
+        raise PlanRefusedError(
+            f"the lease of {operation.scope} cannot be handed back to {operation.target}: {record.last_open} was open "
+            f"last, and may hold what never came over. Hand it back to {record.last_open}, or fail over"
         )
     return record.model_copy(
         update={

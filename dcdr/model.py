@@ -44,6 +44,10 @@ class SwitchoverRequest(Message):
     """Preflight and plan only: nothing is changed."""
 
 
+BY_ITSELF = frozenset({"watch", "worker"})
+"""`requested_by` of failovers that no person asked for: they go on from a takeover, and never ask for one."""
+
+
 class FailoverRequest(Message):
     """`target` is to become active although the active side is lost. Started by the watch, or asked for by a person."""
 
@@ -167,9 +171,10 @@ class LeaseRecord(Message):
     the mirror may write to the data center that does not hold the lease; `cuts` how often this operation's was retaken.
     `closed` says whether the holder's users are kept out while it drains: the intent alone does not begin the outage.
     `behind` names the data center that a failover left: what it holds is not what the holder's users have seen, and it
-    takes nothing over until a failback has set it right. `acquired_at` is when the lease was last taken over, by the
-    taker's wall clock, and `acquired_after_s` how long before that it had last seen a sign of life: for people and for
-    the cool-down, never for safety. `pause` keeps agents from taking over by themselves.
+    takes nothing over until a failback has set it right. `last_open` is set by a takeover: the data center whose users
+    wrote last, whoever took the lease since; it is handed back to that one alone. `acquired_at` is when the lease was
+    last taken over, by the taker's wall clock, and `acquired_after_s` how long before that it had last seen a sign of
+    life: for people and for the cool-down, never for safety. `pause` keeps agents from taking over by themselves.
     `keeper` names the one of the holder's agents that acts, None before any has: only agents set it.
     """
 
@@ -189,6 +194,7 @@ class LeaseRecord(Message):
     mirrored: bool = True
     cuts: Annotated[int, Field(ge=0)] = 0
     behind: DataCenterName | None = None
+    last_open: DataCenterName | None = None
     acquired_at: datetime | None = None
     acquired_after_s: float | None = None
     pause: Pause | None = None
@@ -292,14 +298,14 @@ class Spans(NamedTuple):
 class Measured(NamedTuple):
     """The visible records of a range, counted and not kept.
 
-    `first`, `last`: offsets, None where there is none. `bytes`: of keys, values and headers, before compression.
+    `first`, `last`: offsets, None where there is none. `size`: bytes of keys, values and headers, before compression.
     `earliest_ms`, `latest_ms`: of the records' own timestamps. `digest`: over all of them in order, so that two equal
     ones hold the same records, whatever their offsets. `complete` is False when the read ended before the end of the
     range (an open transaction).
     """
 
     records: int = 0
-    bytes: int = 0
+    size: int = 0
     first: int | None = None
     last: int | None = None
     earliest_ms: int | None = None
@@ -513,9 +519,12 @@ class Watermarks(Message):
     """One look at both sides of a running mirror, kept on the standby: what is known when the active side is dark.
 
     `ends`: the source's log ends (LEO), of every topic that is to be mirrored. `mirrored`: M, the source offset of the
-    last record copied, as Connect stores it. `since`: everything accepted before that moment had been copied at
-    `taken_at`; None while that was never seen. `peak_per_s`: the most offsets a second that the source grew by between
-    two looks, over the last minutes. `topic_ids`: the source's.
+    last record copied, as Connect stores it. `unread`: where the first record beyond M may stand if that is not M + 1
+    (or 0 without an M): what lies before was looked at and holds none (markers, aborted or deleted records). `since`:
+    everything accepted before that moment had been copied at `taken_at`; None while that was never seen. `peak_per_s`:
+    the most offsets a second that the source grew by between two looks, over the last minutes; None before there were
+    two. `every_s`: the longest time between two looks that lay in a row. `topic_ids`: the source's. `tasks`,
+    `exactly_once`: of the mirror's source connector, for when its Connect is not to be asked; 0 where it never was.
     """
 
     scope: ScopeName
@@ -526,13 +535,17 @@ class Watermarks(Message):
     topic_ids: dict[str, str]
     ends: dict[str, dict[int, int]]
     mirrored: dict[str, dict[int, int]]
+    unread: dict[str, dict[int, int]] = {}
     since: datetime | None = None
-    peak_per_s: float = 0.0
+    peak_per_s: float | None = None
     every_s: float
+    tasks: int = 0
+    exactly_once: bool = False
 
 
 class ForkRow(Message):
-    """One partition where the histories of both sides part. `target_end`: LSO = HW = LEO there, before it opened.
+    """One partition where the histories of both sides part. `target_end`: LSO = HW = LEO there, before it opened;
+    `target_topic_id` is empty where the target does not have it at all: then everything the source holds is its tail.
     `mirrored` (M): offset on the source of the last record the target holds; None where it never copied one."""
 
     topic: str
@@ -671,6 +684,24 @@ class TailResult(Message):
     """The first hundred."""
 
 
+class KeysRequest(Message):
+    """Whose records were lost: distinct keys of the reported tail of one topic, `limit` at most."""
+
+    scope: ScopeName
+    topic: Annotated[str, StringConstraints(min_length=1, max_length=249)]
+    operation_id: str | None = None
+    """None: of the last failover."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class LostKeys(Message):
+    """In order of partition and offset; UTF-8 where it is that, else `hex:` and the bytes. `more`: not all of them."""
+
+    topic: str
+    keys: tuple[str, ...]
+    more: bool
+
+
 # --- results --------------------------------------------------------------------------------------------------------
 
 
@@ -805,6 +836,22 @@ class ForkResult(StepResult):
     hold: str = ""
 
 
+class TakeoverResult(StepResult):
+    """What the lease says of a failover. Exactly one of `operation` (to be carried out: a new one, or one that was left
+    unfinished), `ask` (the source holds the lease: its taking over can be asked for) and `refused` (why neither)."""
+
+    operation: Operation | None = None
+    ask: Operation | None = None
+    refused: str = ""
+    adopted: bool = False
+    """`operation` was begun by another run, or by the target's agent."""
+    holder: DataCenterName
+    epoch: int
+    acquired_at: datetime | None = None
+    acquired_after_s: float | None = None
+    acceptance_valid: timedelta
+
+
 class Holding(Message):
     """A failover that does not go on by itself: what it would lose at most, and why it asks. An acceptance names this
     bound; after `until` it is computed again, and asked for anew."""
@@ -860,14 +907,15 @@ class TransitionReport(Message):
     warnings: tuple[str, ...] = ()
     outage: timedelta | None = None
     """From the confirmed closing on the source to the flip, by the activities' own clocks; what producers felt is
-    measured by the load generator."""
+    measured by the load generator. Of a failover: from the source's last sign of life to the flip."""
     kind: OperationKind = OperationKind.SWITCHOVER
     loss: LossBound | None = None
     """Of a failover: what is lost at most."""
     accepted_by: str = ""
     """Who accepted a loss above the budget."""
     rto: dict[str, timedelta] = {}
-    """Of a failover: detect, decide, fence, record, open, flip, in this order."""
+    """Of a failover: detect, decide, fence, record, (hold,) open, flip, in this order: each from the end of the one
+    before it. What was not measured is not in it."""
     recovered: tuple[str, ...] = ()
     """Operations left behind that this run finished or undid first, and their groups that are not exact."""
     steps: tuple[StepReport, ...] = ()

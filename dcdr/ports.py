@@ -141,6 +141,10 @@ class Logs(Protocol):
         `limits`: of these partitions no more than so many records, the first ones; reaching the limit is complete.
         """
 
+    async def keys(self, ranges: Mapping[TopicPartition, OffsetRange], limit: int) -> tuple[bytes, ...]:
+        """Distinct keys of the visible records of `ranges`, by partition and offset, `limit` at most; records without a
+        key are passed over. Reads no further than it has to."""
+
     async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Number of producers with a live sequence whose last write is younger than a minute."""
 

@@ -231,10 +231,11 @@ class ScopeSettings(_Section):
                 "could see whether the mirror's gate is closed. Make a user with ALLOW WRITE on the canary topic on "
                 "both clusters, add it to dcdr.authorizer.mirror.principals on every broker, and name it here"
             )
-        if self.fence is Fence.ACL and self.lease.automatic:
+        if self.fence is Fence.ACL and self.lease.automatic and not self.failover.even_behind_acls:
             raise ValueError(
                 "lease.automatic needs fence: authorizer: with fence: acl a side that is cut off stays open, and two "
-                "could be written at once. Install the authorizer, or leave lease.automatic out"
+                "could be written at once. Install the authorizer, or leave lease.automatic out; "
+                "an owner who accepts that says so in failover.even_behind_acls"
             )
         return self
 

@@ -93,7 +93,7 @@ def lost(
         first=seen.first,
         last=seen.last,
         records=seen.records,
-        bytes=seen.bytes,
+        bytes=seen.size,
         first_at=_time(seen.earliest_ms),
         last_at=_time(seen.latest_ms),
         note="; ".join(notes),
@@ -126,7 +126,8 @@ def copied(
     M, as many as `theirs` or all there are (`ours_whole`). `theirs`: the target's last visible records before the
     fork, oldest first; `theirs_whole` when those are all it has.
 
-    With the anchor's image found at some place of `theirs`, everything behind it must be the beginning of `ours`.
+    Precondition: `theirs` reaches back to the anchor's image, which is as far as a mirror copies between two of its
+    commits. With the image found at some place of `theirs`, everything behind it must be the beginning of `ours`.
     """
     if anchor is None:
         if not theirs_whole:

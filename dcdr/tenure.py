@@ -110,16 +110,18 @@ def may_take_over(tenure: Tenure, now: float, timing: LeaseTiming) -> bool:
     return now - tenure.since >= timing.wait
 
 
-def held_back(record: LeaseRecord, dc: str, now: datetime, cool_down: timedelta) -> str:
+def held_back(record: LeaseRecord, dc: str, now: datetime, cool_down: timedelta, *, asked: bool = False) -> str:
     """Why `dc` takes nothing over by itself now; empty when nothing speaks against it. `now`: aware, wall clock.
 
-    Policy, not safety: a person who asks is not held back by the cool-down or a pause, only by what `dc` holds.
+    Policy, not safety: where a person `asked`, neither the cool-down nor a pause holds `dc` back, only what it holds.
     """
     if record.behind == dc:
         return (
             f"{dc} was left by a failover and holds a history of its own: opening it would lose what users wrote on "
             f"{record.holder} since. Bring {record.holder} back; or decide to lose that, with `dcdr lease bootstrap`"
         )
+    if asked:
+        return ""
     if record.pause is not None and now < record.pause.until:
         return f"takeovers are paused until {record.pause.until:%Y-%m-%d %H:%M:%S} UTC: {record.pause.reason or '-'}"
     if record.acquired_at is not None and now < record.acquired_at + cool_down:
@@ -128,6 +130,11 @@ def held_back(record: LeaseRecord, dc: str, now: datetime, cool_down: timedelta)
             f"{cool_down.total_seconds():.0f} s later at the earliest, a person may ask for it now"
         )
     return ""
+
+
+def in_maintenance(record: LeaseRecord, now: datetime) -> bool:
+    """Whether the holder goes on although its Kafka is unwell, as a person wished until a time. `now`: wall clock."""
+    return record.pause is not None and record.pause.maintenance and now < record.pause.until
 
 
 def renewal(record: LeaseRecord, seq: int | None = None) -> LeaseRecord:
@@ -152,6 +159,7 @@ def takeover(
             "turn": record.turn + 1,
             "closed": False,
             "mirrored": False,
+            "last_open": record.last_open if record.phase is Phase.ACQUIRED else record.holder,
             "acquired_at": at,
             "acquired_after_s": after_s,
             **lease.NO_OPERATION,

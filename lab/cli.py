@@ -181,7 +181,7 @@ def demo(
     rate: Annotated[int, typer.Option(help="Records a second.")] = 1000,
     down: Annotated[bool, typer.Option(help="Take the lab down at the end.")] = False,
 ) -> None:
-    """Two data centers, a live workload, there and back twice, and the checker's verdict (its exit code is ours)."""
+    """Two data centers, a live workload, there and back twice, then one killed; the checker's exit code is ours."""
     with explained():
         raise typer.Exit(run_demo(name, rate, keep=not down))
 

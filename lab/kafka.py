@@ -332,7 +332,11 @@ def own_topics(broker_count: int) -> list[NewTopic]:
             LEDGER_TOPIC,
             num_partitions=1,
             replication_factor=broker_count,
-            config={"cleanup.policy": "compact", "min.insync.replicas": "2" if broker_count >= 3 else "1"},
+            config={
+                "cleanup.policy": "compact",
+                "segment.bytes": "16777216",  # the journal's old versions go with the segment
+                "min.insync.replicas": "2" if broker_count >= 3 else "1",
+            },
         ),
         NewTopic(
             HEALTH_TOPIC,

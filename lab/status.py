@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+import httpx
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AclOperation, ResourceType
 
@@ -19,6 +20,8 @@ from lab.record import Document
 
 T = TypeVar("T")
 UNKNOWN = "unknown"
+LAG = "dcdr_mirror_lag_"
+"""The agent's metrics of the journal: `records`, and `seconds` where it knows them."""
 
 
 def observe(lab: Lab) -> Document:
@@ -26,6 +29,7 @@ def observe(lab: Lab) -> Document:
     with ThreadPoolExecutor(max_workers=8) as pool:
         fences = {member: pool.submit(_gate, lab, member) for member in MEMBERS}
         connectors = {member: pool.submit(_connectors, lab, member) for member in MEMBERS}
+        lags = {member: pool.submit(_lag, lab, member) for member in MEMBERS}
         target, lease = pool.submit(kube.target, lab), pool.submit(_lease, lab)
         cleaned = {member: cleaner_offsets(lab, member) for member in MEMBERS}
         return {
@@ -40,6 +44,7 @@ def observe(lab: Lab) -> Document:
             "endpoint": target.result(),
             "lease": lease.result(),
             "automatic": lab.automatic,
+            "lag": {member: found.result() for member, found in lags.items()},
             "cleaned": cleaned,
         }
 
@@ -68,8 +73,12 @@ def render(status: Document) -> str:
     rows_3 += [(member, gate["users"], gate["groups"]) for member, gate in status["gates"].items()]
     lines += [*_table(rows_3), ""]
     lease = status["lease"]
-    lines.append(f"lease       {_told(lease) if lease else UNKNOWN}")
+    lines.append(f"lease       {lease_line(lease) if lease else UNKNOWN}")
     lines.append(f"takeovers   {'by themselves' if status['automatic'] else 'when somebody asks'}")
+    for member, lag in status["lag"].items():
+        if lag:
+            seconds = f", nothing older than {lag['seconds']:.1f} s" if "seconds" in lag else ""
+            lines.append(f"journal     {member} lacks {lag['records']:.0f} records{seconds}")
     lines.append(f"endpoint    {status['bootstrap']} -> {status['endpoint']}")
     lines.append(f"temporal    {status['temporal_ui']}")
     lines.append(f"settings    {status['settings']}")
@@ -140,7 +149,26 @@ def _lease(lab: Lab) -> dict[str, Any] | None:
     return _or_none(lambda: store.lease(lab.plan))
 
 
-def _told(lease: dict[str, Any]) -> str:
+def _lag(lab: Lab, member: str) -> dict[str, float]:
+    """What the mirror towards a member has not copied, by its agent's journal; empty where the agent keeps none now."""
+    try:
+        text = httpx.get(f"http://{lab.plan.ports[f'agent-{member}/status']}/metrics", timeout=2.0).text
+    except httpx.HTTPError:
+        return {}
+    return lag_of(text)
+
+
+def lag_of(metrics: str) -> dict[str, float]:
+    """`records` and `seconds` of an agent's metrics, where it tells them."""
+    found = {}
+    for line in metrics.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.startswith(LAG):
+            found[name.partition("{")[0].removeprefix(LAG)] = float(value)
+    return found
+
+
+def lease_line(lease: dict[str, Any]) -> str:
     """The lease's record in a line."""
     words = [lease["holder"], f"epoch {lease['epoch']}", lease["phase"]]
     if lease.get("op_id"):

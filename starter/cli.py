@@ -1,8 +1,10 @@
-"""`dcdr`: start, watch and abort switchovers; `dcdr lab` runs the estate to try it on.
+"""`dcdr`: start, watch and abort switchovers and failovers; `dcdr lab` runs the estate to try it on.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused (nothing was changed), 4 still running when --timeout ended,
-6 Temporal or a part of the estate cannot be reached, 7 undone (everything is as before), 8 nobody watches the lease,
-130 interrupted (the operation goes on). Data goes to stdout, progress to stderr.
+5 a failover holds for its loss to be accepted (when --timeout ended, or with --no-wait), 6 Temporal or a part of the
+estate cannot be reached, 7 undone (everything is as before), 8 superseded (the lease moved on, and the operation ended
+without touching a gate), 9 nobody watches the lease, 130 interrupted (the operation goes on). Data goes to stdout,
+progress to stderr.
 """
 
 from __future__ import annotations
@@ -17,13 +19,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from starter.loss import loss
+
 if TYPE_CHECKING:
-    from dcdr.model import SwitchoverRequest, TransitionReport
+    from dcdr.model import FailoverRequest, SwitchoverRequest, TransitionReport
     from starter.client import Ended
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
 
-DONE, FAILED, USAGE, REFUSED, RUNNING, UNREACHABLE, AS_BEFORE, INTERRUPTED = 0, 1, 2, 3, 4, 6, 7, 130
+app.command()(loss)
+
+DONE, FAILED, USAGE, REFUSED, RUNNING, HOLDING, UNREACHABLE, AS_BEFORE, SUPERSEDED = 0, 1, 2, 3, 4, 5, 6, 7, 8
+INTERRUPTED = 130
+NOT_WATCHED = 9
 
 NAME_RULE = "a name has lower-case letters, digits and dashes between them, at most 63 characters"
 
@@ -71,6 +79,40 @@ def plan(
 
 
 @app.command()
+def failover(
+    scope: ScopeArgument,
+    to: Annotated[str, typer.Option("--to", help="The data center that is to become active.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="While it holds: wait for an acceptance.")] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait; the operation goes on after it.")] = 600.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make another data center active although the active one is lost. What was not mirrored is lost, and reported.
+
+    The lease has to be taken over first: by itself, or because this asks for it. Ctrl-C detaches, it never aborts.
+    """
+    from dcdr.model import FailoverRequest
+
+    request = _valid(FailoverRequest, scope=scope, target=to, reason=reason, requested_by=_user())
+    _run(_transition(request, timeout, output, wait=wait))
+
+
+@app.command("accept-loss")
+def accept_loss(
+    scope: ScopeArgument,
+    records: Annotated[int | None, typer.Option("--records", help="At most so many records may be lost.")] = None,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Although nobody knows how many.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; kept in the report.")] = "",
+) -> None:
+    """Let a failover that holds go on. Counts once, for the bound that `dcdr status` shows."""
+    scope = _scope(scope)
+    if unknown is (records is not None):
+        _say("error: say either --records N, the bound that dcdr status shows, or --unknown where it is not known")
+        raise typer.Exit(USAGE)
+    _run(_accept_loss(scope, records, reason))
+
+
+@app.command()
 def status(scope: ScopeArgument, output: OutputOption = Output.TABLE) -> None:
     """The steps of the running or last operation."""
     scope = _scope(scope)
@@ -83,11 +125,9 @@ def watch(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a sign of life.")] = 10.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Whether somebody would see the lease of SCOPE move; starts its watch where it does not run. Exit 8: nobody."""
-    from starter import watch as watching
-
+    """Whether somebody would see the lease of SCOPE move; starts its watch where it does not run. Exit 9: nobody."""
     scope = _scope(scope)
-    _run(watching.show(scope, wait, output is not Output.TABLE, typer.echo, _say))
+    _run(_watch(scope, wait, output))
 
 
 @app.command()
@@ -104,21 +144,43 @@ def recover(scope: ScopeArgument, output: OutputOption = Output.TABLE) -> None:
 
 
 async def _switchover(request: SwitchoverRequest, timeout: float, output: Output) -> int:
+    return await _transition(request, timeout, output)
+
+
+async def _transition(
+    request: SwitchoverRequest | FailoverRequest, timeout: float, output: Output, *, wait: bool = True
+) -> int:
+    from dcdr.model import FailoverRequest
     from starter import client as front
     from starter.show import Live
+    from starter.watch import ensured
     from workflows.temporal import connect
 
     temporal = await connect()
     handle = await front.start(temporal, request)
-    _say(f"{handle.id} started, run {handle.first_execution_run_id}; abort with: dcdr abort {request.scope}")
+    unplanned = isinstance(request, FailoverRequest)
+    if unplanned:
+        await ensured(temporal, request.scope, _say)
+    undo = "" if unplanned else f"; abort with: dcdr abort {request.scope}"
+    _say(f"{handle.id} started, run {handle.first_execution_run_id}{undo}")
     live = Live(jsonl=output is Output.JSONL)
+    told = None
     try:
         async with asyncio.timeout(timeout):
             with live:
                 async for table in front.watch(handle):
                     live.show(table)
+                    held = await front.holding(temporal, request.scope) if unplanned else None
+                    if held is not None and held != told:
+                        told = held
+                        _say(f"HOLDING: {held.why}\nNEXT: {front.how_to_accept(request.scope, held)}")
+                        if not wait:
+                            return HOLDING
             ended = await front.ended(handle)
     except TimeoutError:
+        if unplanned and await front.holding(temporal, request.scope) is not None:
+            _say(f"still holding after {timeout:.0f} s; look at it with: dcdr status {request.scope}")
+            return HOLDING
         _say(f"still running after {timeout:.0f} s; look at it with: dcdr status {request.scope}")
         return RUNNING
     except asyncio.CancelledError:
@@ -138,7 +200,7 @@ def _tell(ended: Ended, output: Output) -> int:
         _say(f"error: {ended.failure}")
     if report is None:
         return REFUSED if ended.refused else UNREACHABLE if ended.unreachable else FAILED
-    return AS_BEFORE if report.outcome is Outcome.AS_BEFORE else DONE
+    return {Outcome.AS_BEFORE: AS_BEFORE, Outcome.SUPERSEDED: SUPERSEDED}.get(report.outcome, DONE)
 
 
 async def _status(scope: str, output: Output) -> int:
@@ -146,31 +208,56 @@ async def _status(scope: str, output: Output) -> int:
 
     from temporalio.service import RPCError, RPCStatusCode
 
-    from starter.show import steps_table
-    from workflows.switchover import SwitchoverWorkflow
+    from dcdr.model import StepReport
+    from starter import client as front
+    from starter.show import next_sentence, steps_table
+    from starter.watch import ensured
     from workflows.temporal import connect
     from workflows.transition import transition_id
 
     temporal = await connect()
-    handle = temporal.get_workflow_handle_for(SwitchoverWorkflow.run, transition_id(scope))
+    await ensured(temporal, scope, _say)
+    handle = temporal.get_workflow_handle(transition_id(scope))
     try:
         description = await handle.describe()
-        table = await handle.query(SwitchoverWorkflow.report_steps)
+        table = await handle.query("steps", result_type=list[StepReport])
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             _say(f"scope {scope} had no operation yet; start one with: dcdr switchover {scope} --to DC")
             return DONE
         raise
     state = description.status.name if description.status else "UNKNOWN"
+    held = await front.holding(temporal, scope) if state == "RUNNING" else None
+    kind = description.workflow_type
+    following = next_sentence(scope, kind, state, None if held is None else front.how_to_accept(scope, held))
     if output is Output.TABLE:
-        typer.echo(f"{description.workflow_type} {handle.id}: {state}")
+        typer.echo(f"{kind} {handle.id}: {'HOLDING' if held else state}")
         typer.echo(steps_table(table))
+        if held is not None:
+            typer.echo(f"\nHOLDING since {held.since:%Y-%m-%d %H:%M:%S} UTC: {held.why}")
+        typer.echo(f"NEXT: {following}")
     else:
         rows = [row.model_dump(mode="json") for row in table]
-        typer.echo(
-            json.dumps({"workflow": handle.id, "type": description.workflow_type, "state": state, "steps": rows})
-        )
+        told = {"workflow": handle.id, "type": kind, "state": state, "steps": rows, "next": following}
+        typer.echo(json.dumps(told | {"holding": None if held is None else held.model_dump(mode="json")}))
     return DONE
+
+
+async def _accept_loss(scope: str, records: int | None, reason: str) -> int:
+    from dcdr.model import LossAcceptance
+    from starter import client as front
+    from workflows.temporal import connect
+
+    acceptance = _valid(LossAcceptance, records=records, by=_user(), reason=reason)
+    typer.echo(await front.accept_loss(await connect(), scope, acceptance))
+    return DONE
+
+
+async def _watch(scope: str, wait: float, output: Output) -> int:
+    from starter.watch import show
+
+    alive = await show(scope, wait, output is not Output.TABLE, typer.echo, _say)
+    return DONE if alive else NOT_WATCHED
 
 
 async def _abort(scope: str, reason: str) -> int:

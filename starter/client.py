@@ -5,21 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from dcdr.errors import ConflictError, InvalidRequestError, PermanentError, PlanRefusedError, UnreachableError
-from dcdr.model import AbortRequest, RecoveryRequest, StepReport, SwitchoverRequest, TransitionReport
-from workflows.recovery import RecoveryWorkflow
-from workflows.switchover import SwitchoverWorkflow
+from dcdr.model import (
+    AbortRequest,
+    FailoverRequest,
+    Holding,
+    LossAcceptance,
+    Outcome,
+    RecoveryRequest,
+    StepReport,
+    SwitchoverRequest,
+    TransitionReport,
+)
 from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT
 from workflows.transition import transition_id
 
 POLL_SECONDS = 0.5
 """Each look at the steps is a task for the worker, which is busy with the steps."""
+HOLD_LOOK_SECONDS = 2.0
 REFUSALS = ("PlanRefusedError", "InvalidRequestError", "ValidationError")
 
 
@@ -35,21 +51,23 @@ class Ended:
 
 
 async def start(
-    client: Client, request: SwitchoverRequest, *, task_queue: str = TASK_QUEUE
-) -> WorkflowHandle[SwitchoverWorkflow, TransitionReport]:
-    """Start a switchover.
+    client: Client, request: SwitchoverRequest | FailoverRequest, *, task_queue: str = TASK_QUEUE
+) -> WorkflowHandle[Any, TransitionReport]:
+    """Start a switchover, or a failover.
 
     Raises: ConflictError when a transition of this scope is running already.
     """
+    unplanned = isinstance(request, FailoverRequest)
     try:
         return await client.start_workflow(
-            SwitchoverWorkflow.run,
+            "Failover" if unplanned else "Switchover",
             request,
             id=transition_id(request.scope),
             task_queue=task_queue,
+            result_type=TransitionReport,
             task_timeout=TASK_TIMEOUT,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            static_summary=f"switchover of {request.scope} to {request.target}",
+            static_summary=f"{'failover' if unplanned else 'switchover'} of {request.scope} to {request.target}",
             static_details=request.reason,
         )
     except WorkflowAlreadyStartedError as error:
@@ -62,18 +80,27 @@ async def start(
 async def recover(client: Client, request: RecoveryRequest, *, task_queue: str = TASK_QUEUE) -> list[str]:
     """Finish or undo what was left behind, and wait for it.
 
+    Returns: what was done, a sentence each; where a failover was left and holds, that it does and how to go on.
     Raises: ConflictError when a transition of this scope is running, InvalidRequestError when there is no such scope,
     PermanentError with the step's own words when the recovery failed; the finder of a worker tries it again.
     """
     try:
-        return await client.execute_workflow(
-            RecoveryWorkflow.run,
+        handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+            "Recovery",
             request,
             id=transition_id(request.scope),
             task_queue=task_queue,
             task_timeout=TASK_TIMEOUT,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
         )
+        ending = asyncio.ensure_future(handle.result())
+        try:
+            while not (await asyncio.wait([ending], timeout=HOLD_LOOK_SECONDS))[0]:
+                if (held := await holding(client, request.scope)) is not None:
+                    return [f"the failover to {held.target} holds: {held.why}", how_to_accept(request.scope, held)]
+            said = ending.result()
+        finally:
+            ending.cancel()
     except WorkflowAlreadyStartedError as error:
         raise ConflictError(f"a transition of {request.scope} is running: {transition_id(request.scope)}") from error
     except WorkflowFailureError as error:
@@ -82,6 +109,39 @@ async def recover(client: Client, request: RecoveryRequest, *, task_queue: str =
             kind = InvalidRequestError if cause.type in REFUSALS else PermanentError
             raise kind(cause.message) from error
         raise PermanentError(f"the recovery of {request.scope} ended early: {cause}") from error
+    if isinstance(said, list):
+        return said
+    report = TransitionReport.model_validate(said)  # a failover was left, and the recovery went on as one
+    if report.outcome is Outcome.DONE:
+        return [f"finished the failover {report.operation_id} ({report.source} to {report.target})"]
+    return [f"the failover {report.operation_id} ended as {report.outcome}: {report.why}"]
+
+
+async def holding(client: Client, scope: str) -> Holding | None:
+    """What the scope's failover waits to have accepted; None when it does not, or nobody answers."""
+    handle = client.get_workflow_handle(transition_id(scope))
+    try:
+        held: Holding | None = await handle.query("holding", result_type=Holding | None)  # type: ignore[arg-type]
+        return held
+    except (RPCError, WorkflowQueryFailedError):  # no worker answers just now, or the run is of an earlier release
+        return None
+
+
+def how_to_accept(scope: str, held: Holding) -> str:
+    """The next sentence for somebody who sees a failover hold."""
+    records = "--unknown" if held.bound.records is None else f"--records {held.bound.records}"
+    return (
+        f"accept the loss until {held.until:%Y-%m-%d %H:%M:%S} UTC with: dcdr accept-loss {scope} {records} --reason "
+        f"TEXT; or bring {held.source} back and hand the lease back: dcdr lease handover {scope} --to {held.source}"
+    )
+
+
+async def accept_loss(client: Client, scope: str, acceptance: LossAcceptance) -> str:
+    """Let a failover that holds go on.
+
+    Raises: PlanRefusedError with the reason when the acceptance does not cover the bound, or nothing holds.
+    """
+    return await _update(client, scope, "accept_loss", acceptance)
 
 
 async def abort(client: Client, scope: str, request: AbortRequest) -> str:
@@ -89,28 +149,33 @@ async def abort(client: Client, scope: str, request: AbortRequest) -> str:
 
     Raises: PlanRefusedError with the reason when it is too late, InvalidRequestError when nothing runs.
     """
-    handle = client.get_workflow_handle_for(SwitchoverWorkflow.run, transition_id(scope))
+    return await _update(client, scope, "abort", request)
+
+
+async def _update(client: Client, scope: str, name: str, request: AbortRequest | LossAcceptance) -> str:
+    handle = client.get_workflow_handle(transition_id(scope))
     try:
-        answer: str = await handle.execute_update("abort", request, result_type=str)
+        answer: str = await handle.execute_update(name, request, result_type=str)
         return answer
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            raise InvalidRequestError(f"no transition of {scope} is running: there is nothing to abort") from error
-        raise UnreachableError(f"Temporal did not take the abort: {error}") from error
+            to = "abort" if name == "abort" else "accept"
+            raise InvalidRequestError(f"no transition of {scope} is running: there is nothing to {to}") from error
+        raise UnreachableError(f"Temporal did not take it: {error}") from error
     except Exception as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, ApplicationError):
-            raise PlanRefusedError(cause.message) from error
+            raise PlanRefusedError(cause.message.replace("SCOPE", scope)) from error
         raise
 
 
-async def watch(handle: WorkflowHandle[SwitchoverWorkflow, TransitionReport]) -> AsyncIterator[list[StepReport]]:
+async def watch(handle: WorkflowHandle[Any, Any]) -> AsyncIterator[list[StepReport]]:
     """Yield the step table whenever it changes, until the run ends."""
     shown: list[StepReport] = []
     while True:
         status = (await handle.describe()).status
         try:
-            table = await handle.query(SwitchoverWorkflow.report_steps)
+            table = await handle.query("steps", result_type=list[StepReport])
         except RPCError:  # no worker answers just now: the run itself goes on
             table = shown
         if table != shown:
@@ -121,7 +186,7 @@ async def watch(handle: WorkflowHandle[SwitchoverWorkflow, TransitionReport]) ->
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def ended(handle: WorkflowHandle[SwitchoverWorkflow, TransitionReport]) -> Ended:
+async def ended(handle: WorkflowHandle[Any, TransitionReport]) -> Ended:
     """Wait for the end and say how it came."""
     try:
         return Ended(await handle.result())

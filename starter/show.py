@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live as RichLive
 from rich.table import Table
 
+from dcdr.loss import describe
 from dcdr.model import StepReport, StepState, TransitionReport
 
 STYLE = {StepState.NOW: "bold yellow", StepState.DONE: "green", StepState.FAILED: "bold red", StepState.UNDONE: "cyan"}
@@ -51,7 +52,7 @@ def steps_table(steps: list[StepReport]) -> str:
 def report_table(report: TransitionReport) -> str:
     """A whole report as text."""
     lines = [
-        f"switchover of {report.scope}, {report.source} to {report.target}: {report.outcome}; "
+        f"{report.kind} of {report.scope}, {report.source} to {report.target}: {report.outcome}; "
         f"{report.active} is active, epoch {report.epoch}",
         f"{report.partitions} partitions of {report.topics} topics"
         + (f", {report.records_at_cut} offsets at the cut" if report.records_at_cut else ""),
@@ -60,7 +61,14 @@ def report_table(report: TransitionReport) -> str:
         lines.append("drain proven; last records " + ", ".join(f"{n} {kind}" for kind, n in report.verdicts.items()))
     if report.why:
         lines.append(f"why: {report.why}")
-    if report.outage is not None:
+    if report.loss is not None:
+        lines.append(f"loss: {describe(report.loss)}")
+    if report.accepted_by:
+        lines.append(f"the loss was accepted by {report.accepted_by}")
+    if report.rto:
+        split = ", ".join(f"{name} {_ms(took)}" for name, took in report.rto.items())
+        lines.append(f"without writes for {_ms(sum(report.rto.values(), timedelta()))} ms: {split}")
+    elif report.outage is not None:
         lines.append(f"closed on every broker -> endpoint flipped: {_ms(report.outage)} ms (steps marked *)")
     if report.ledger is not None:
         lines.append(f"ledger entry {report.ledger.digest}")
@@ -75,6 +83,20 @@ def report_table(report: TransitionReport) -> str:
     for row in report.tail:
         lines.append(f"TAIL on {report.source}: {row.topic}-{row.partition} offsets {row.first} to {row.end - 1}")
     return _render(_table(list(report.steps)), "", *lines)
+
+
+def next_sentence(scope: str, kind: str, state: str, hold: str | None) -> str:
+    """What to do next about the running or last operation: `kind` is its workflow's type, `state` Temporal's word for
+    the run, `hold` how to answer a failover that asks."""
+    if hold is not None:
+        return hold
+    if state == "RUNNING":
+        return f"nothing; it goes on by itself. Look again with: dcdr status {scope}"
+    if state != "COMPLETED":
+        return f"if the lease names an unfinished operation (dcdr lease show {scope}): dcdr recover {scope}"
+    if kind == "Failover":
+        return "nothing by itself but the tail, once the old side is back. Failing back is yours to decide"
+    return "nothing"
 
 
 class Live:

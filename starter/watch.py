@@ -16,7 +16,6 @@ from workflows.transition import transition_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOT_WATCHED = 8
 LOOK_AGAIN_SECONDS = 0.5
 
 
@@ -41,16 +40,15 @@ async def living(client: Client, scope: str, seconds: float) -> WatchView:
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
 
-async def show(scope: str, seconds: float, json: bool, echo: Callable[[str], None], say: Callable[[str], None]) -> int:
-    """Returns: 0, or 8 when no site has seen the lease lately."""
+async def show(scope: str, seconds: float, json: bool, echo: Callable[[str], None], say: Callable[[str], None]) -> bool:
+    """Returns: whether it is alive, so that some site has seen the lease a moment ago."""
     client = await connect()
     await ensured(client, scope, say)
     found = await living(client, scope, seconds)
     echo(found.model_dump_json() if json else table(found))
-    if found.alive:
-        return 0
-    say(f"error: nobody watches {scope}: its workflow is {found.status}. See docs/how-to/watch.md")
-    return NOT_WATCHED
+    if not found.alive:
+        say(f"error: nobody watches {scope}: its workflow is {found.status}. See docs/how-to/watch.md")
+    return found.alive
 
 
 def table(found: WatchView) -> str:

@@ -11,6 +11,7 @@ from temporalio.worker import Worker
 
 from activities.cut import CutActivities
 from activities.endpoint import EndpointActivities
+from activities.failover import FailoverActivities
 from activities.failpoints import Failpoints
 from activities.fence import FenceActivities
 from activities.groups import GroupActivities
@@ -22,14 +23,23 @@ from activities.tail import TailActivities
 from activities.watch import WatchActivities
 from dcdr.book import LedgerBook
 from dcdr.ports import Directory
+from workflows.failover import FailoverWorkflow
 from workflows.lease_watch import LeaseWatchWorkflow
 from workflows.recovery import RecoveryWorkflow
 from workflows.switchover import SwitchoverWorkflow
-from workflows.tail import TailWorkflow
+from workflows.tail import TailKeysWorkflow, TailWorkflow
 from workflows.temporal import FAILURE_TYPES, TASK_QUEUE, site_queue
 from workflows.unknown import UnknownWorkflow
 
-WORKFLOWS: list[type] = [SwitchoverWorkflow, RecoveryWorkflow, LeaseWatchWorkflow, TailWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [
+    SwitchoverWorkflow,
+    FailoverWorkflow,
+    RecoveryWorkflow,
+    LeaseWatchWorkflow,
+    TailWorkflow,
+    TailKeysWorkflow,
+    UnknownWorkflow,
+]
 STEPS_AT_ONCE, WAITS_OF_A_SCOPE = 100, 3
 """A scope may have a watch, a wait for an operation's end and one for its old side under way, for days."""
 
@@ -50,6 +60,7 @@ def activities_of(directory: Directory, looked: Looked = _nobody) -> list[Callab
     groups = GroupActivities(directory, book)
     mirror = MirrorActivities(directory, book)
     endpoint = EndpointActivities(directory)
+    failover = FailoverActivities(directory, book)
     tail = TailActivities(directory)
     watch = WatchActivities(directory, looked)
     return [
@@ -80,8 +91,19 @@ def activities_of(directory: Directory, looked: Looked = _nobody) -> list[Callab
         mirror.seed,
         mirror.start,
         endpoint.flip,
+        failover.observe,
+        failover.ask_takeover,
+        failover.take_up,
+        failover.fence,
+        failover.record,
+        failover.stands,
+        failover.open_up,
+        failover.groups,
+        failover.close_source,
+        failover.restore,
         tail.reachable,
         tail.compute,
+        tail.keys,
         watch.watch,
         watch.read_back,
         watch.ended,

@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from dcdr.errors import DcdrError
-from dcdr.model import RecoveryRequest
+from dcdr.model import FailoverRequest, OperationKind, RecoveryRequest
 from dcdr.ports import Directory
+from workflows.failover import FailoverWorkflow
 from workflows.recovery import RecoveryWorkflow
 from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT
 from workflows.transition import transition_id
@@ -45,24 +47,35 @@ async def find_forever(client: Client, directory: Directory, *, task_queue: str 
 
 async def look(client: Client, directory: Directory, name: str, *, task_queue: str = TASK_QUEUE) -> bool:
     """Start the recovery of `name` if its lease names an operation past its deadline and no run holds the workflow id.
+    A failover goes on as a failover, by the steps that are left of it.
 
-    Returns: whether a recovery was started.
+    Returns: whether a run was started.
     """
     stored = await directory.scope(name).lease.read(name)
-    if stored is None or stored.record.op_id is None or stored.record.deadline is None:
+    operation = None if stored is None else stored.record.operation
+    if stored is None or operation is None or stored.record.deadline is None:
         return False
     if datetime.now(UTC) < stored.record.deadline:
         return False
+    options: dict[str, Any] = {
+        "id": transition_id(name),
+        "task_queue": task_queue,
+        "task_timeout": TASK_TIMEOUT,
+        "static_details": f"operation {stored.record.op_id} was left behind",
+    }
     try:
-        await client.start_workflow(
-            RecoveryWorkflow.run,
-            RecoveryRequest(scope=name, requested_by="worker"),
-            id=transition_id(name),
-            task_queue=task_queue,
-            task_timeout=TASK_TIMEOUT,
-            static_summary=f"recovery of {name}",
-            static_details=f"operation {stored.record.op_id} was left behind",
-        )
+        if operation.kind is OperationKind.FAILOVER:
+            again = FailoverRequest(scope=name, target=operation.target, requested_by="worker")
+            await client.start_workflow(
+                FailoverWorkflow.run, again, static_summary=f"failover of {name} to {operation.target}", **options
+            )
+        else:
+            await client.start_workflow(
+                RecoveryWorkflow.run,
+                RecoveryRequest(scope=name, requested_by="worker"),
+                static_summary=f"recovery of {name}",
+                **options,
+            )
     except WorkflowAlreadyStartedError:
         return False  # a run is at work; its own deadlines bound it
     log.warning("scope %s: operation %s was left past its deadline, recovery started", name, stored.record.op_id)

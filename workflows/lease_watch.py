@@ -83,8 +83,8 @@ class LeaseWatchWorkflow:
     async def run(self, state: WatchState) -> None:
         _check(state)
         workflow.upsert_search_attributes([SCOPE.value_set(state.scope)])
+        self._first_change = state.changes
         await self._read_back()
-        self._first_change = self._state.changes
         while True:
             await self._act()
             self._show()
@@ -179,7 +179,7 @@ class LeaseWatchWorkflow:
         """Tell whatever runs; a failover, or an operation past its handover, does not heed it. Then its end is due."""
         running = workflow.get_external_workflow_handle(transition_id(self._state.scope))
         try:
-            await running.signal("superseded", args=[])
+            await running.signal("superseded", f"{action.target} took the lease over, epoch {action.epoch}")
         except FailureError as error:  # it has just ended; `transition.ended` will say so
             workflow.logger.info("nothing to supersede: %s", error)
         self._state = watching.told(self._state, action, workflow.now())

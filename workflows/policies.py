@@ -77,6 +77,22 @@ WAIT_LONG = workflow.ActivityConfig(
 )
 """For something to end, or to answer; the activity itself gives up earlier, and is asked again."""
 
+ASKING = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(hours=2),
+    schedule_to_close_timeout=timedelta(hours=2),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RETRY,
+)
+"""A takeover takes the lease's waiting time, which settings may make as long as an hour; the step itself knows it."""
+
+STANDING = workflow.ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=15),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=2), backoff_coefficient=1.0),
+    cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
+)
+"""One look every 2 s for as long as a failover holds: retries leave nothing in the history."""
+
 
 TAIL = workflow.ActivityConfig(
     start_to_close_timeout=timedelta(hours=6),

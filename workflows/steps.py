@@ -43,7 +43,18 @@ THAW = Step("groups.thaw", "let consumers in on {source} again")
 RESTORE = Step("mirror.restore", "restart the mirror's tasks")
 RESUME_CHECKPOINT = Step("checkpoint.resume", "resume the checkpoint connector")
 
+OBSERVE = Step("failover.observe", "look at the lease")
+ASK = Step("failover.ask", "ask {target} to take the lease over")
+TAKE_UP = Step("failover.take_up", "take the failover up", True)
+SHUT_MIRROR = Step("failover.fence", "close the mirror {source} to {target}", True)
+RECORD = Step("failover.record", "write down where {source} and {target} part", True)
+OPEN_UP = Step("failover.open_up", "have the lease open {target}", True)
+POSITIONS = Step("failover.groups", "see where consumer groups stand on {target}")
+CLOSE_SOURCE = Step("failover.source", "close {source}, if it answers")
+STANDS = Step("failover.stands", "wait for an answer, or for the lease to move on")
+BRING_BACK = Step("failover.restore", "bring the mirror {source} to {target} back")
 TAIL = Step("tail.compute", "compute the tail of the side left behind")
+KEYS = Step("tail.keys", "read the keys of lost records")
 
 TO_THE_HANDOVER = (
     BEGIN,
@@ -60,3 +71,16 @@ TO_THE_HANDOVER = (
 FORWARD = (OPEN, FLIP, PLACE, OPEN_GROUPS, RETIRE, SEED, VERIFY, START, FINISH)
 SWITCHOVER = TO_THE_HANDOVER + FORWARD
 UNDO = (REOPEN_LEASE, REOPEN, THAW, RESTORE, RESUME_CHECKPOINT, FINISH)
+FAILOVER = (
+    TAKE_UP,
+    SHUT_MIRROR,
+    RECORD,
+    OPEN_UP,
+    OPEN,
+    FLIP,
+    POSITIONS,
+    OPEN_GROUPS,
+    RETIRE,
+    CLOSE_SOURCE,
+    FINISH,
+)

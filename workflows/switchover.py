@@ -5,7 +5,19 @@ from __future__ import annotations
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from workflows.transition import ACTIVE, SCOPE, Aborted, Transition, check_identity, reason, together, unstoppable
+from workflows.transition import (
+    ACTIVE,
+    SCOPE,
+    SUPERSEDED,
+    Aborted,
+    Superseded,
+    Transition,
+    check_identity,
+    reason,
+    together,
+    unstoppable,
+    was_superseded,
+)
 
 with workflow.unsafe.imports_passed_through():
     from activities.cut import CutActivities
@@ -27,7 +39,22 @@ class SwitchoverWorkflow(Transition):
     @workflow.run
     async def run(self, request: SwitchoverRequest) -> TransitionReport:
         check_identity(request)
-        return await unstoppable(self._switch(request), self._cancelled)
+        try:
+            return await unstoppable(self._switch(request), self._cancelled, lambda: self._superseded)
+        except Superseded as why:
+            return self._ends_superseded(str(why))
+        except ActivityError as error:
+            if self._operation is None or not was_superseded(error):
+                raise
+            return self._ends_superseded(reason(error))
+
+    def _ends_superseded(self, why: str) -> TransitionReport:
+        """Another operation goes on from what the lease says now; this one leaves everything as it is."""
+        operation = self._operation
+        if operation is None:  # nothing was begun, so there is nothing to report of
+            raise ApplicationError(f"superseded: {why}", type=SUPERSEDED, non_retryable=True)
+        self._phase("Superseded", f"**superseded**: {why}")
+        return self._report(operation, Outcome.SUPERSEDED, why=why)
 
     def _cancelled(self) -> None:
         if not self._past_return:

@@ -11,7 +11,7 @@ from workflows.transition import PHASE, SCOPE
 with workflow.unsafe.imports_passed_through():
     from activities.tail import TailActivities
     from dcdr.errors import DcdrError, InvalidRequestError
-    from dcdr.model import LostRows, TailCase, TailRequest, TailResult
+    from dcdr.model import KeysRequest, LostKeys, LostRows, TailCase, TailRequest, TailResult
     from workflows import policies, steps
 
 SHOWN = 20
@@ -51,6 +51,18 @@ class TailWorkflow:
         workflow.upsert_search_attributes([PHASE.value_set("Done")])
         workflow.set_current_details(details(result))
         return result
+
+
+@workflow.defn(name="TailKeys", failure_exception_types=[DcdrError])
+class TailKeysWorkflow:
+    """On request: keys are the application's own data, and what a run returns stands in Temporal's history."""
+
+    @workflow.run
+    async def run(self, request: KeysRequest) -> LostKeys:
+        do: Callable[..., Awaitable[LostKeys]] = workflow.execute_activity_method
+        return await do(
+            TailActivities.keys, request, activity_id=steps.KEYS.name, summary=steps.KEYS.title, **policies.LOOK
+        )
 
 
 def details(result: TailResult) -> str:

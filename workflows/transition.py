@@ -1,11 +1,11 @@
-"""What switchover and recovery share: running a step, showing it, aborting, undoing, going forward."""
+"""What switchover, failover and recovery share: running a step, showing it, aborting, undoing, going forward."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
@@ -18,14 +18,17 @@ with workflow.unsafe.imports_passed_through():
     from activities.lease import LeaseActivities
     from activities.mirror import MirrorActivities
     from activities.status import StatusActivities
-    from dcdr.errors import InvalidRequestError
+    from dcdr.errors import InvalidRequestError, PlanRefusedError
     from dcdr.model import (
         AbortRequest,
         EntryRef,
+        FailoverRequest,
         GroupsResult,
         GroupVerdict,
+        Holding,
         LeftoverResult,
         Operation,
+        OperationKind,
         Outcome,
         RecoveryRequest,
         ReopenResult,
@@ -63,12 +66,20 @@ class Aborted(Exception):  # noqa: N818 - a decision, not an error
     """Somebody asked for the operation to be undone."""
 
 
+class Superseded(Exception):  # noqa: N818 - a decision, not an error
+    """The lease moved on: another operation goes on from there, and this one touches nothing more."""
+
+
+SUPERSEDED = "SupersededError"
+"""The type of a step's failure that says so by itself."""
+
+
 def transition_id(scope: str) -> str:
     """The one workflow id of all mutating operations of a scope, so that two can never run at once."""
     return f"dcdr/{scope}/transition"
 
 
-def check_identity(request: SwitchoverRequest | RecoveryRequest | None) -> None:
+def check_identity(request: SwitchoverRequest | FailoverRequest | RecoveryRequest | None) -> None:
     """Raises: InvalidRequestError when this run was started under another id (it could run beside another one), or
     with `null`, which decodes as any type."""
     if request is None:
@@ -95,6 +106,8 @@ class Transition:
         self._undoing = False
         self._headline = ""
         self._operation: Operation | None = None
+        self._superseded: str | None = None
+        self._holding: Holding | None = None
 
     # --- what people can ask ----------------------------------------------------------------------------------------
 
@@ -105,14 +118,25 @@ class Transition:
 
     @abort.validator
     def _may_abort(self, request: AbortRequest) -> None:
+        if refused := self._no_abort():
+            raise ApplicationError(refused, type="PastReturn", non_retryable=True)
+
+    def _no_abort(self) -> str:
+        """Why nobody may abort now; "" when they may."""
         if self._undoing:
-            raise ApplicationError("the operation is being undone already", type="PastReturn", non_retryable=True)
+            return "the operation is being undone already"
         if self._past_return:
-            raise ApplicationError(
-                "the handover is scheduled: from here the operation only goes forward. Switch back afterwards",
-                type="PastReturn",
-                non_retryable=True,
-            )
+            return "the handover is scheduled: from here the operation only goes forward. Switch back afterwards"
+        return ""
+
+    @workflow.signal(name="superseded", description="The lease was taken over: end, unless the handover is done.")
+    def superseded(self, why: str) -> None:
+        if self._undoing or not self._past_return:
+            self._superseded = why
+
+    @workflow.query(name="holding", description="What a failover waits to have accepted; null when it does not.")
+    def report_holding(self) -> Holding | None:
+        return self._holding
 
     @workflow.query(name="steps", description="Every step with its state, times and counts.")
     def report_steps(self) -> list[StepReport]:
@@ -131,8 +155,10 @@ class Transition:
     ) -> R:
         """Run one step under its own name and id; with `abortable`, an abort cancels it.
 
-        Raises: ActivityError when it failed for good, Aborted.
+        Raises: ActivityError when it failed for good, Aborted, Superseded.
         """
+        if self._superseded and not self._past_return:
+            raise Superseded(self._superseded)
         if abortable and self._abort:
             raise Aborted(self._abort)
         title = self._title(step)
@@ -260,6 +286,8 @@ class Transition:
         operation = found.operation
         if operation is None:
             return ()
+        if operation.kind is OperationKind.FAILOVER:
+            self._found_failover(operation)
         workflow.logger.warning("operation %s of scope %s was left unfinished", operation.id, scope)
         named: tuple[str, ...] = ()
         if not found.moved and await self._undo(operation):
@@ -275,6 +303,13 @@ class Transition:
         self._operation = None
         self._past_return = self._undoing = False
         return (said, *named)
+
+    def _found_failover(self, operation: Operation) -> NoReturn:
+        """A failover goes forward by its own steps, and may have something to ask."""
+        raise PlanRefusedError(
+            f"the failover {operation.id} to {operation.target} is unfinished. Finish it first: dcdr failover "
+            f"{operation.scope} --to {operation.target}"
+        )
 
     def _noticed(self) -> tuple[str, ...]:
         """Warnings of the steps themselves; preflight's own come first in the report."""
@@ -320,6 +355,7 @@ class Transition:
             tail=verified.tail if isinstance(verified, VerifyResult) else (),
             warnings=self._noticed(),
             producers_left=verified.producers if isinstance(verified, VerifyResult) else 0,
+            kind=operation.kind,
             outage=outage,
             steps=tuple(self._table.values()),
         )
@@ -349,16 +385,32 @@ async def together(*parts: Coroutine[Any, Any, Any]) -> list[Any]:
     return results
 
 
-async def unstoppable(body: Coroutine[Any, Any, R], on_cancel: Callable[[], None]) -> R:
-    """Run `body` to its end: a cancellation of the workflow becomes a request (`on_cancel`), never a half-done step."""
+async def unstoppable(
+    body: Coroutine[Any, Any, R], on_cancel: Callable[[], None], leave: Callable[[], str | None] = lambda: None
+) -> R:
+    """Run `body` to its end: a cancellation of the workflow becomes a request (`on_cancel`), never a half-done step.
+
+    Raises: Superseded as soon as `leave` says why; `body` is left where it stands, and what it had running learns from
+    its next heartbeat that nobody waits for it any more.
+    """
     task = asyncio.ensure_future(body)
     while True:
         try:
-            return await asyncio.shield(task)
+            await workflow.wait_condition(lambda: task.done() or leave() is not None)
         except asyncio.CancelledError:
             if task.done():
                 raise
             on_cancel()
+            continue
+        if task.done():
+            return task.result()
+        raise Superseded(leave())
+
+
+def was_superseded(error: BaseException) -> bool:
+    """Whether a step failed because the lease belongs to another operation or epoch by now."""
+    cause = error.cause if isinstance(error, ActivityError) else None
+    return isinstance(cause, ApplicationError) and cause.type == SUPERSEDED
 
 
 def reason(error: BaseException) -> str:

@@ -8,6 +8,8 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
+KNOWN = ("Switchover", "Failover", "Recovery", "LeaseWatch", "Tail")
+
 
 @workflow.defn(dynamic=True)
 class UnknownWorkflow:
@@ -16,7 +18,7 @@ class UnknownWorkflow:
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> None:
         raise ApplicationError(
-            f"there is no workflow type {workflow.info().workflow_type!r} ; there are Switchover, Recovery and Tail",
+            f"there is no workflow type {workflow.info().workflow_type!r} here; there are {', '.join(KNOWN)}",
             type="UnknownWorkflow",
             non_retryable=True,
         )

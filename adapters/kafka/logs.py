@@ -148,6 +148,22 @@ class KafkaLogs:
                     at[partition] = read.next
         return {partition: seen._replace(complete=partition in complete) for partition, seen in found.items()}
 
+    async def keys(self, ranges: Mapping[TopicPartition, OffsetRange], limit: int) -> tuple[bytes, ...]:
+        """One partition after the other, so that nothing is read beyond the limit but the rest of a response."""
+        found: dict[bytes, None] = {}
+        for partition, (first, end) in sorted(ranges.items()):
+            while first < end:
+                read = (await self._reader.fetch({partition: Position(first, end)}))[partition]
+                for record in read.records:
+                    if len(found) >= limit:
+                        return tuple(found)
+                    if record.key is not None:
+                        found[record.key] = None
+                if read.next >= read.lso:
+                    break
+                first = read.next
+        return tuple(found)
+
     async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """DescribeProducers at each leader. Ages are told by the records' own timestamps against our clock."""
         return await self._wire.by_leader(partitions, self._producers_at, "describing the producers of")
@@ -233,7 +249,7 @@ def _counted(
     for partition, read in slices.items():
         seen = so_far[partition]
         if read.records:
-            running, volume = seen.digest, seen.bytes
+            running, volume = seen.digest, seen.size
             for record in read.records:
                 running = hashlib.blake2b(running + digest(record), digest_size=16).digest()
                 volume += size(record)
@@ -241,7 +257,7 @@ def _counted(
             times += [at for at in (seen.earliest_ms, seen.latest_ms) if at is not None]
             seen = Measured(
                 records=seen.records + len(read.records),
-                bytes=volume,
+                size=volume,
                 first=read.records[0].offset if seen.first is None else seen.first,
                 last=read.records[-1].offset,
                 earliest_ms=min(times, default=None),

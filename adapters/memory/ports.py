@@ -309,7 +309,7 @@ class MemoryLogs(Port):
                 kept = entries[:limit]
                 found[place] = Measured(
                     records=len(kept),
-                    bytes=sum(len((entry.value or "").encode()) for entry in kept),
+                    size=sum(len((entry.value or "").encode()) for entry in kept),
                     first=kept[0].offset if kept else None,
                     last=kept[-1].offset if kept else None,
                     earliest_ms=min((time_of(entry) for entry in kept), default=None),
@@ -320,6 +320,16 @@ class MemoryLogs(Port):
             return found
 
         return await self._call("measure", effect)
+
+    async def keys(self, ranges: Mapping[TopicPartition, OffsetRange], limit: int) -> tuple[bytes, ...]:
+        """The stand-in's record is its value; its key is what stands before the first `=`."""
+
+        def effect(world: World) -> tuple[bytes, ...]:
+            values = (e.value or "" for p, r in sorted(ranges.items()) for e in self._log(world, p).visible(*r))
+            found = dict.fromkeys(value.partition("=")[0].encode() for value in values if "=" in value)
+            return tuple(found)[:limit]
+
+        return await self._call("keys", effect)
 
     async def active_producers(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         def effect(world: World) -> Mapping[TopicPartition, int]:

@@ -17,6 +17,7 @@ from dcdr.marker import Role, role_of
 from dcdr.model import (
     ConnectorState,
     FenceRules,
+    Fork,
     Gate,
     GroupKind,
     LeaseRecord,
@@ -158,6 +159,8 @@ class Cluster(_State):
     connectors: dict[str, MirrorConnector] = {}
     connect_group_id: str
     unreachable: bool = False
+    dead: bool = False
+    """Every process of the site is gone: nobody writes there, whatever its rules say."""
     task_ticks: int = 1
     """Ticks before tasks have ended (stop) or begun (resume)."""
     pending: dict[str, int] = {}
@@ -205,7 +208,9 @@ class Cluster(_State):
     @property
     def users_open(self) -> bool:
         """Whether any broker would take a user's record."""
-        return not self.authorizer or any(not broker.users_denied for broker in self.brokers.values())
+        return not self.dead and (
+            not self.authorizer or any(not broker.users_denied for broker in self.brokers.values())
+        )
 
 
 class Fact(NamedTuple):
@@ -515,6 +520,8 @@ def judge(world: World) -> list[str]:
     if world.endpoint_dc != active or world.endpoint_epoch > record.epoch:
         found.append(f"endpoint: names {world.endpoint_dc} (epoch {world.endpoint_epoch}), {active} is active")
     found += _judge_mirrors(world, active, standby)
+    if record.behind is not None:
+        return found + _judge_failover(world, active, standby)
     found += _judge_logs(world, active)
     found += _judge_logs(world, standby)
     found += _judge_groups(world, active)
@@ -528,6 +535,8 @@ def _judge_gates(world: World, active: str, standby: str) -> list[str]:
     found = []
     for dc, closed in ((active, False), (standby, True)):
         cluster = world.clusters[dc]
+        if cluster.unreachable:
+            continue  # nobody can close it, and nobody can write there
         word = "closed" if closed else "open"
         if cluster.users_denied is not closed or any(b.users_denied is not closed for b in cluster.brokers.values()):
             found.append(f"gate: users of {dc} should be {word}")
@@ -538,13 +547,60 @@ def _judge_gates(world: World, active: str, standby: str) -> list[str]:
 
 def _judge_mirrors(world: World, active: str, standby: str) -> list[str]:
     found = []
+    record = world.record()
+    behind = record is not None and record.behind == standby
     for name, connector in world.clusters[standby].connectors.items():
+        if behind:
+            if connector.tasks or connector.wanted is not ConnectorState.STOPPED:
+                found.append(f"mirror: {name} must not run on {standby}, which a failover left behind")
+            continue
         if connector.wanted is not ConnectorState.RUNNING or set(connector.tasks) != {ConnectorState.RUNNING}:
             found.append(f"mirror: {name} should run on {standby}: {connector.wanted}, tasks {connector.tasks}")
     for name, connector in world.clusters[active].connectors.items():
         if connector.wanted is not ConnectorState.STOPPED or connector.tasks:
             found.append(f"mirror: {name} should be stopped on {active}: {connector.wanted}, tasks {connector.tasks}")
     return found
+
+
+def _fork(world: World, active: str) -> Fork | None:
+    """The entry that the lease names: where both sides part."""
+    record = world.record()
+    bodies = world.clusters[active].ledger.items()
+    found = [body for key, body in bodies if record is not None and key.endswith(f"/fork/{record.ledger}")]
+    return Fork.from_body(found[0]) if found else None
+
+
+def _judge_failover(world: World, active: str, behind: str) -> list[str]:
+    """What is lost lies beyond M on the old side; nothing is doubled; after the fork the mirror wrote nothing."""
+    fork = _fork(world, active)
+    if fork is None:
+        return [f"fork: the lease names an entry that {active} does not hold"]
+    found = [line for line in _judge_logs(world, active) if not line.startswith("missing")]
+    rows = fork.by_partition
+    lost = 0
+    for place, log in world.clusters[active].logs():
+        row = rows.get(place)
+        end = row.target_end if row is not None else 0
+        late = [e for e in log.entries if e.offset >= end and (e.txn or "").startswith("connect-")]
+        if late:
+            found.append(f"late-mirror: {active} {place}: {len(late)} offsets of the mirror after the fork")
+    there = {e.value for _, log in world.clusters[active].logs() for e in log.entries if e.fate == "kept"}
+    old = {e.value: (place, e.offset) for place, log in world.clusters[behind].logs() for e in log.entries if e.value}
+    for value, fact in world.facts.items():
+        if fact.outcome != "acked" or value in there:
+            continue
+        if value not in old:
+            found.append(f"missing: {active} {TopicPartition(fact.topic, fact.partition)}: {value}, which nobody holds")
+            continue
+        place, offset = old[value]
+        mirrored = rows[place].mirrored if place in rows else None
+        lost += 1
+        if mirrored is not None and offset <= mirrored:
+            found.append(f"missing: {active} {place}: {value} at {offset}, although M is {mirrored}")
+    if fork.bound.records is not None and lost > fork.bound.records:
+        found.append(f"bound: {lost} records are lost, more than the {fork.bound.records} that were reported")
+    groups = [line for line in _judge_groups(world, active) if not line.startswith("group-rereads")]
+    return found + groups
 
 
 def _judge_logs(world: World, dc: str) -> list[str]:

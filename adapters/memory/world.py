@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from adapters.memory.state import (
     judge,
 )
 from adapters.memory.store import WorldFile
-from dcdr import errors
+from dcdr import errors, lease, loss, tenure
 from dcdr.model import (
     CommittedOffset,
     Connector,
@@ -33,7 +33,9 @@ from dcdr.model import (
     GroupKind,
     LeaseRecord,
     LogEnds,
+    Operation,
     TopicPartition,
+    Watermarks,
 )
 from dcdr.ports import EndpointView
 from dcdr.settings import MirrorSettings
@@ -383,6 +385,80 @@ class MemoryWorld:
         with self._file.change() as world:
             world.clusters[dc].unreachable = away
 
+    def kill_site(self, dc: str) -> None:
+        """Every process of `dc` dies at once: nothing answers there, nothing writes."""
+        with self._file.change() as world:
+            world.clusters[dc].unreachable = world.clusters[dc].dead = True
+
+    def revive_site(self, dc: str) -> None:
+        """It comes up as the authorizer lets it: closed, unless the lease names it. Its agent is not of this world."""
+        with self._file.change() as world:
+            cluster, record = world.clusters[dc], world.record()
+            assert record is not None
+            cluster.unreachable = cluster.dead = False
+            cluster.users_denied = not lease.users_may_write(record, dc)
+            cluster.groups_denied = not lease.groups_may_commit(record, dc)
+            cluster.spread()
+
+    def take_over(self, dc: str, *, after: timedelta = timedelta(seconds=7)) -> None:
+        """What `dc`'s agent does once the holder showed no sign of life for `after`."""
+        with self._file.change() as world:
+            record = world.record()
+            assert record is not None
+            taken = tenure.takeover(record, dc, record.epoch, datetime.now(UTC), after.total_seconds())
+            world.lease, world.revision = taken.model_dump_json(), world.revision + 1
+
+    def hand_back(self, dc: str) -> None:
+        """What a person may ask for before the taker opened: `dc` is active again."""
+        with self._file.change() as world:
+            record = world.record()
+            assert record is not None
+            operation = Operation(
+                scope=record.scope, id="back", epoch=record.epoch, turn=record.turn, source=record.holder, target=dc
+            )
+            world.lease, world.revision = lease.hand_back(record, operation).model_dump_json(), world.revision + 1
+
+    def keep_journal(self, dc: str, *, rate: float = 0.0, ago: timedelta = timedelta()) -> None:
+        """What `dc`'s agent writes every few seconds: both sides as they stand. `rate`: the most offsets a second that
+        were ever seen; `ago`: how old the look is."""
+        with self._file.change() as world:
+            record = world.record()
+            assert record is not None
+            source = next(name for name in world.clusters if name != dc)
+            name = MirrorSettings().source_connector.format(source=source, target=dc)
+            connector = world.clusters[dc].connectors[name]
+            topics = world.clusters[source].topics
+            crossing = {topic: topics[topic] for topic in topics if crosses(connector.config, topic)}
+            taken = datetime.now(UTC) - ago
+            copied = {t: at for t, at in connector.offsets.get(source, {}).items() if t in crossing}
+            unread = {
+                topic: {
+                    number: next(
+                        (e.offset for e in part.visible(copied.get(topic, {}).get(number, -1) + 1, part.next)),
+                        part.next,
+                    )
+                    for number, part in enumerate(log.partitions)
+                }
+                for topic, log in crossing.items()
+            }
+            journal = Watermarks(
+                scope=world.scope,
+                source=source,
+                target=dc,
+                epoch=record.epoch,
+                taken_at=taken,
+                topic_ids={topic: log.topic_id for topic, log in crossing.items()},
+                ends={t: {n: p.next for n, p in enumerate(log.partitions)} for t, log in crossing.items()},
+                mirrored=copied,
+                unread=unread,
+                since=taken,
+                peak_per_s=rate,
+                every_s=2.0,
+                tasks=len(connector.tasks),
+                exactly_once=True,
+            )
+            world.clusters[dc].ledger[loss.journal_key(world.scope, dc)] = loss.pack(journal)
+
     def set_lease(self, body: str | None) -> None:
         """Write anything into the lease's key, or remove it."""
         with self._file.change() as world:
@@ -482,6 +558,8 @@ class MemoryWorld:
         `mirror-into-active`, `flip-to-closed`, `epoch-back`, `epoch-kept` (true at any moment); `lease` (unfinished
         operation), `gate`, `endpoint`, `mirror` (not the standing state), `missing`, `duplicated`, `reordered`,
         `strange`, `unsettled` (logs of both sides), `group-lost`, `group-skipped`, `group-rereads` (on the active).
+        After a failover `missing` is what lies on the old side up to M, or nowhere; besides there are `fork` (it cannot
+        be read), `late-mirror` (written to the active after it) and `bound` (more is lost than was said).
         """
         world = self._file.look()
         world.mirror_rate = None

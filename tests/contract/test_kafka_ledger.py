@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+from datetime import UTC, datetime
 
 import pytest
 
 from adapters.kafka import ledger as kafka_ledger
+from dcdr import loss
 from dcdr.errors import MisconfiguredError
+from dcdr.model import Watermarks
 from dcdr.ports import Ledger
 from tests.contract.kafka_world import RealKafkaWorld, fresh
 
@@ -48,6 +52,47 @@ async def test_an_entry_of_ten_thousand_partitions_fits(ledger: Ledger) -> None:
     key = fresh("lab/op")
     await ledger.put(key, body)
     assert await ledger.get(key) == body
+
+
+def _journal(second: int) -> Watermarks:
+    """Of 10,000 partitions that the mirror has nearly caught up with."""
+    rng = random.Random(second)
+    ends = {f"team-{n % 40}.events.{n:04d}.v1": {p: rng.randrange(10**10) for p in range(10)} for n in range(1000)}
+    return Watermarks(
+        scope="lab",
+        source="dc-a",
+        target="dc-b",
+        epoch=1,
+        taken_at=datetime(2026, 3, 1, 12, 0, second, tzinfo=UTC),
+        topic_ids={topic: f"{n:022d}" for n, topic in enumerate(ends)},
+        ends=ends,
+        mirrored={
+            topic: {p: max(0, end - 1 - rng.randrange(200)) for p, end in rows.items()} for topic, rows in ends.items()
+        },
+        peak_per_s=2000.0,
+        every_s=2.0,
+    )
+
+
+async def test_a_journal_of_ten_thousand_partitions_is_there_as_it_was_written_last(ledger: Ledger) -> None:
+    key = loss.journal_key(fresh("lab"), "dc-b")
+    for second in range(3):
+        await ledger.put(key, loss.pack(_journal(second)))
+    found = await ledger.get(key)
+    assert found is not None
+    assert loss.unpack(found) == _journal(2)
+    assert list(await ledger.find(key)) == [key], "one key, however often it is written"
+
+
+@pytest.mark.real
+async def test_a_process_that_starts_while_the_other_side_is_dark_finds_the_journal(real: RealKafkaWorld) -> None:
+    key = loss.journal_key(fresh("lab"), "dc-b")
+    await real.ledger.put(key, loss.pack(_journal(7)))
+    later = real.kafka.cluster()
+    try:
+        assert loss.unpack(await later.ledger.get(key) or b"") == _journal(7)
+    finally:
+        await later.close()
 
 
 @pytest.mark.real

@@ -177,19 +177,35 @@ async def test_a_range_is_measured_by_what_a_consumer_would_see(world: KafkaWorl
     found = await world.logs.measure(whole)
     assert found[empty] == Measured(complete=True)
     seen = found[place]
-    assert (seen.records, seen.bytes, seen.first, seen.last, seen.complete) == (4, 10, 0, 6, True)
+    assert (seen.records, seen.size, seen.first, seen.last, seen.complete) == (4, 10, 0, 6, True)
     assert seen.earliest_ms is not None
     assert seen.latest_ms is not None
     assert seen.earliest_ms <= seen.latest_ms
     behind = (await world.logs.measure({place: OffsetRange(3, 8)}))[place]
-    assert (behind.records, behind.bytes, behind.first, behind.last) == (1, 4, 6, 6)
+    assert (behind.records, behind.size, behind.first, behind.last) == (1, 4, 6, 6)
     first = (await world.logs.measure(whole, {place: 2}))[place]
-    assert (first.records, first.bytes, first.first, first.last, first.complete) == (2, 3, 0, 1, True)
+    assert (first.records, first.size, first.first, first.last, first.complete) == (2, 3, 0, 1, True)
     assert first == (await world.logs.measure({place: OffsetRange(0, 2)}))[place]
     assert first.digest != seen.digest
     none = (await world.logs.measure({place: OffsetRange(0, 8)}, {place: 0}))[place]
     assert none == Measured(complete=True)
     assert (await world.logs.measure({copy: OffsetRange(0, 0), place: OffsetRange(4, 5)}))[place].records == 0
+
+
+async def test_keys_are_told_once_in_order_and_no_more_than_asked_for(world: KafkaWorld) -> None:
+    topic = await world.topic(2)
+    one, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    if isinstance(world, RealKafkaWorld):
+        first = [{"key": b"b", "value": b"1"}, {"value": b"no key"}, {"key": b"a"}, {"key": b"b", "value": b"2"}]
+        await write(world, one, *first)
+        await write(world, other, {"key": b"c"}, {"key": b"a"})
+    else:
+        await world.produce(one, ["b=1", "no key", "a=1", "b=2"])
+        await world.produce(other, ["c=1", "a=2"])
+    ranges = {other: OffsetRange(0, 2), one: OffsetRange(0, 4)}
+    assert await world.logs.keys(ranges, 10) == (b"b", b"a", b"c")
+    assert await world.logs.keys(ranges, 2) == (b"b", b"a")
+    assert await world.logs.keys({one: OffsetRange(1, 2)}, 10) == ()
 
 
 async def test_a_measure_ends_at_an_open_transaction_and_says_so(world: KafkaWorld) -> None:
@@ -418,6 +434,6 @@ async def test_measuring_a_long_log_takes_no_more_memory_than_a_short_one(
             peaks[place] = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert (found.records, found.bytes, found.complete) == (records, records * 1000, True)
+        assert (found.records, found.size, found.complete) == (records, records * 1000, True)
     assert peaks[long] < 2 * peaks[short], peaks
     assert peaks[long] < 4_000_000, peaks

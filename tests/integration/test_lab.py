@@ -64,7 +64,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def lab(state: Path) -> Lab:
-    done = cli("up", "--lab", "main", "--no-worker", state=state)
+    done = cli("up", "--lab", "main", "--no-worker", "--no-automatic", state=state)
     assert done.returncode == 0, told(done)
     return Lab.open("main")
 
@@ -145,7 +145,7 @@ def test_the_lab_outlives_the_command_that_started_it_and_a_second_start_changes
     before = identities(lab)
     assert all(lab.process(name).state is ProcessState.RUNNING for name in before)
     assert all(os.getppid() != pid.pid and os.getsid(pid.pid) == pid.pid for pid in before.values())
-    done = cli("up", "--lab", "main", "--no-worker", state=state)
+    done = cli("up", "--lab", "main", "--no-worker", "--no-automatic", state=state)
     assert done.returncode == 0, told(done)
     assert identities(lab) == before
     assert "kafka-dc-a-1 (" in done.stderr
@@ -529,7 +529,7 @@ def bystander(token: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_start_killed_halfway_is_ended_whole_or_goes_on_beside_another_lab(lab: Lab, state: Path) -> None:
     untouched = identities(lab)
-    argv = [sys.executable, "-m", "lab.cli", "up", "--lab", "second", "--no-worker"]
+    argv = [sys.executable, "-m", "lab.cli", "up", "--lab", "second", "--no-worker", "--no-automatic"]
     record = state / "labs" / "second" / "lab.json"
 
     def killed_start() -> list[processes.Identity]:
@@ -552,7 +552,7 @@ def test_a_start_killed_halfway_is_ended_whole_or_goes_on_beside_another_lab(lab
         assert other.poll() is None
 
     assert killed_start()
-    done = cli("up", "--lab", "second", "--no-worker", state=state)
+    done = cli("up", "--lab", "second", "--no-worker", "--no-automatic", state=state)
     assert done.returncode == 0, told(done)
     second = Lab.open("second")
     assert second.plan.prefix != lab.plan.prefix
@@ -586,7 +586,7 @@ def test_down_and_up_again_keep_what_was_written(lab: Lab, state: Path) -> None:
     token = json.loads(lab.home.record.read_text())["token"]
     assert processes.with_token(token) == []
     assert cli("down", "--lab", "main", state=state).returncode == 0
-    done = cli("up", "--lab", "main", "--no-worker", state=state)
+    done = cli("up", "--lab", "main", "--no-worker", "--no-automatic", state=state)
     assert done.returncode == 0, told(done)
     assert b"over the night" in visible(lab, "dc-a", "orders")
     arrives(lab, b"over the night")

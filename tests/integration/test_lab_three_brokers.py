@@ -24,7 +24,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DCDR_STATE", str(tmp_path_factory.mktemp("state")))
         try:
-            yield up("three", broker_count=3, prefix=None, with_worker=False, say=print)
+            yield up("three", broker_count=3, prefix=None, with_worker=False, say=print, automatic=False)
         finally:
             down("three", purge=True, say=print)
 

@@ -1,4 +1,4 @@
-"""Record a history of every way in which an operation can go: `python -m tests.replay.record`.
+"""Record a history of every way in which an operation can go: `python -m tests.replay.record [WAY...]`.
 
 For when the order of steps was changed on purpose. A history recorded by a release leaves only when no run of that
 release can be alive any more; until then the workflow keeps both orders apart with `workflow.patched`.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from temporalio.client import WorkflowHandle
 
 from activities.failpoints import Failpoint
 from dcdr.errors import MisconfiguredError
-from dcdr.model import AbortRequest, RecoveryRequest
-from starter.client import abort, ended
-from tests.workflows.harness import RUN_SECONDS, Case, server
+from dcdr.model import AbortRequest, LossAcceptance, RecoveryRequest
+from starter.client import abort, accept_loss, ended, holding
+from tests.workflows.harness import BY_ITSELF, RUN_SECONDS, Case, server
 from workflows import steps
 from workflows.steps import Step
 from workflows.transition import transition_id
@@ -81,6 +82,55 @@ async def recovered_back(case: Case) -> Handle:
     return await recovered(case, steps.DRAIN)
 
 
+async def failed_over(case: Case) -> Handle:
+    """A failover inside the budget."""
+    case.lose(rate=1.0)
+    async with case.worker():
+        return await finished(await case.fail_over())
+
+
+async def loss_accepted(case: Case) -> Handle:
+    """A failover that holds, for it knows of no journal, until somebody accepts it."""
+    case.lose(journal=False)
+    async with case.worker():
+        handle = await case.fail_over()
+        await held(case)
+        await accept_loss(
+            case.client, case.scope, LossAcceptance(records=None, by="maintainers", reason="to record it")
+        )
+        return await finished(handle)
+
+
+async def handed_back(case: Case) -> Handle:
+    """A failover that holds, and the lease is handed back."""
+    case.lose(journal=False)
+    async with case.worker():
+        handle = await case.fail_over()
+        await held(case)
+        case.world.mirror_rate(None)
+        case.world.hand_back("dc-a")
+        case.world.revive_site("dc-a")
+        return await finished(handle)
+
+
+async def superseded(case: Case) -> Handle:
+    """A switchover that is told of a takeover while it drains."""
+    hold = Failpoint(steps.DRAIN.name, "before", "hold")
+    async with case.worker(hold):
+        handle = await case.start()
+        await case.reached(hold)
+        case.lose(tail=0)
+        await handle.signal("superseded", "dc-b took the lease over")
+        return await finished(handle)
+
+
+async def held(case: Case) -> None:
+    """Until the failover holds."""
+    async with asyncio.timeout(RUN_SECONDS):
+        while await holding(case.client, case.scope) is None:  # noqa: ASYNC110 - a query is all there is
+            await asyncio.sleep(0.05)
+
+
 async def disturbed(case: Case, step: Step, what: Callable[[], Awaitable[None]]) -> Handle:
     """A switchover in which `what` happens right before `step`."""
     hold = Failpoint(step.name, "before", "hold")
@@ -110,15 +160,29 @@ async def finished(handle: Handle) -> Handle:
     return handle
 
 
-WAYS = (done, planned, refused, undone, aborted, drained_again, recovered_forward, recovered_back)
+FAILOVERS = (failed_over, loss_accepted, handed_back)
+WAYS = (
+    done,
+    planned,
+    refused,
+    undone,
+    aborted,
+    drained_again,
+    recovered_forward,
+    recovered_back,
+    superseded,
+    *FAILOVERS,
+)
 
 
-async def main() -> None:
+async def main(only: Collection[str]) -> None:
+    """Record the ways named, or all."""
     HISTORIES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         async with server(Path(scratch)) as client:
-            for way in WAYS:
-                handle = await way(Case.build(client, Path(scratch)))
+            for way in (way for way in WAYS if not only or way.__name__ in only):
+                more = {"failover": BY_ITSELF, "open_transaction": False} if way in FAILOVERS else {}
+                handle = await way(Case.build(client, Path(scratch), **more))
                 events = (await handle.fetch_history()).to_json_dict()["events"]
                 lines = ",\n".join(json.dumps(_without_traces(event), sort_keys=True) for event in events)
                 text = f'{{"workflowId": "{handle.id}", "events": [\n{lines}\n]}}\n'
@@ -134,4 +198,4 @@ def _without_traces(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,13 +22,12 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from activities.failpoints import Failpoint, Failpoints
-from adapters.memory import MemoryWorld, memory_directory
+from adapters.memory import MemoryWorld, Produced, memory_directory
 from agent.keeper import Keeper
 from dcdr.bounds import PRESETS, Preset
-from dcdr.model import LeaseRecord, SwitchoverRequest, TransitionReport
+from dcdr.model import FailoverPolicy, FailoverRequest, LeaseRecord, SwitchoverRequest, TransitionReport
 from starter.client import start
 from worker.assembly import build_worker
-from workflows.switchover import SwitchoverWorkflow
 from workflows.temporal import CONVERTER
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,10 @@ def _free_port() -> int:
             return port
 
 
+BY_ITSELF = FailoverPolicy(even_behind_acls="the stand-in's dead sites are dead")
+"""Failovers of worlds without agents go on by themselves too."""
+
+
 @dataclass
 class Case:
     """One world with its scope and queue on the shared server."""
@@ -145,12 +149,12 @@ class Case:
             yield
 
     @contextlib.asynccontextmanager
-    async def agents(self) -> AsyncIterator[dict[str, Keeper]]:
-        """Both data centers' agents, beating often: the stand-in's store has no watch that would wake them."""
+    async def agents(self, *only: str) -> AsyncIterator[dict[str, Keeper]]:
+        """The data centers' agents, all or `only` some, beating often: the stand-in's store has no watch."""
         scope = self.world.directory().scope(self.scope)
         assert scope.intents is not None, "the world was made without agents"
         timing = PRESETS[Preset.TEST].model_copy(update={"renew": 0.02})
-        keepers = {dc: Keeper(dc, self.scope, scope.lease, scope.intents, timing) for dc in scope.members}
+        keepers = {dc: Keeper(dc, self.scope, scope.lease, scope.intents, timing) for dc in only or scope.members}
         tasks = [asyncio.create_task(keeper.keep(lambda: True)) for keeper in keepers.values()]
         try:
             yield keepers
@@ -172,9 +176,25 @@ class Case:
             while not (self.marks / point.mark).exists():  # noqa: ASYNC110 - a file of another process is all there is
                 await asyncio.sleep(0.02)
 
-    async def start(self, target: str = "dc-b", **more: Any) -> WorkflowHandle[SwitchoverWorkflow, TransitionReport]:
+    async def start(self, target: str = "dc-b", **more: Any) -> WorkflowHandle[Any, TransitionReport]:
         """Start a switchover of this world."""
         return await start(self.client, self.request(target, **more), task_queue=self.queue)
+
+    def lose(self, *, tail: int = 3, journal: bool = True, rate: float = 0.0) -> None:
+        """dc-a accepts `tail` records that the mirror does not copy, and dies; dc-b's agent takes the lease over."""
+        if journal:
+            self.world.keep_journal("dc-b", rate=rate)
+        self.world.mirror_rate(0)
+        for number in range(tail):
+            assert self.world.produce("dc-a", "orders", 0, [f"lost-{number}"]) is Produced.ACKED
+        self.world.kill_site("dc-a")
+        self.world.take_over("dc-b", after=timedelta(seconds=1))
+
+    async def fail_over(self, target: str = "dc-b", by: str = "watch") -> WorkflowHandle[Any, TransitionReport]:
+        """Start a failover of this world, as the watch does."""
+        return await start(
+            self.client, FailoverRequest(scope=self.scope, target=target, requested_by=by), task_queue=self.queue
+        )
 
     async def spawn(self, forks: Forks, failpoint: str = "") -> Forked:
         """A worker in its own process, ready to poll; `failpoint` arms it to die."""

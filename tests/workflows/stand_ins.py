@@ -41,7 +41,7 @@ class StandInFailover(Waiting):
         return await self.wait()
 
     @workflow.signal(name="superseded")
-    def told(self) -> None:
+    def told(self, why: str) -> None:
         self._superseded += 1
 
 
@@ -61,7 +61,7 @@ class OtherOperation(Waiting):
         return await self.wait()
 
     @workflow.signal(name="superseded")
-    def told(self) -> None:
+    def told(self, why: str) -> None:
         self._superseded += 1
         self._end = True
 

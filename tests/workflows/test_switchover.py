@@ -400,7 +400,7 @@ async def test_an_unknown_workflow_type_fails_with_the_types_there_are(case: Cas
         handle = await case.client.start_workflow(
             "Switchoverr", {"scope": case.scope}, id=transition_id(case.scope), task_queue=case.queue
         )
-        assert "there are Switchover, Recovery and Tail" in (await failure(handle)).message
+        assert "there are Switchover, Failover, Recovery, LeaseWatch, Tail" in (await failure(handle)).message
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ from dcdr import drain
 from dcdr.model import (
     Fork,
     ForkRow,
+    KeysRequest,
     LeaseRecord,
     LossBound,
     LossReport,
+    LostKeys,
     LostRows,
     Operation,
     OperationKind,
@@ -30,9 +32,9 @@ from dcdr.model import (
     TailResult,
     TopicPartition,
 )
-from tests.workflows.harness import RUN_SECONDS, Case, end
+from tests.workflows.harness import RUN_SECONDS, Case, Forks
 from workflows import steps
-from workflows.tail import TailWorkflow, tail_id
+from workflows.tail import TailKeysWorkflow, TailWorkflow, tail_id
 
 A_TO_B, B_TO_A = "mm2-source.dc-a-to-dc-b", "mm2-source.dc-b-to-dc-a"
 
@@ -293,6 +295,29 @@ async def test_the_watch_is_told_when_a_tail_can_be_computed_and_only_until_it_i
     assert not await activities.reachable(quiet.scope)
 
 
+async def test_keys_of_lost_records_are_told_on_request(quiet: Case) -> None:
+    quiet.world.mirror_rate(0)
+    quiet.world.produce("dc-a", "orders", 0, ["ada=1", "bob=1", "ada=2"])
+    quiet.world.produce("dc-a", "orders", 2, ["eve=1"])
+    await fail_over(quiet)
+    come_back(quiet)
+
+    async def keys(**more: Any) -> LostKeys:
+        request = KeysRequest(scope=quiet.scope, **more)
+        run = quiet.client.execute_workflow(
+            TailKeysWorkflow.run, request, id=f"{tail_id(quiet.scope)}-keys", task_queue=quiet.queue
+        )
+        return await asyncio.wait_for(run, RUN_SECONDS)
+
+    async with quiet.worker():
+        await computed(quiet)
+        assert await keys(topic="orders") == LostKeys(topic="orders", keys=("ada", "bob", "eve"), more=False)
+        assert await keys(topic="orders", limit=2) == LostKeys(topic="orders", keys=("ada", "bob"), more=True)
+        with pytest.raises(WorkflowFailureError) as caught:
+            await keys(topic="payments")
+    assert "names no tail of topic payments" in str(caught.value.cause.__cause__)
+
+
 async def test_a_scope_without_a_failover_has_no_tail(case: Case) -> None:
     async with case.worker():
         assert "no side that a failover left behind" in await refused(case)
@@ -339,19 +364,19 @@ async def test_a_retry_goes_on_behind_the_last_batch(quiet: Case, monkeypatch: p
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_worker_that_dies_in_the_computation_is_replaced(quiet: Case, moment: str) -> None:
+async def test_a_worker_that_dies_in_the_computation_is_replaced(quiet: Case, forks: Forks, moment: str) -> None:
     quiet.world.mirror_rate(0)
     quiet.world.produce("dc-a", "orders", 0, count=5)
     await fail_over(quiet)
     come_back(quiet)
-    doomed = await quiet.spawn(f"{steps.TAIL.name}:{moment}:kill")
+    doomed = await quiet.spawn(forks, f"{steps.TAIL.name}:{moment}:kill")
     try:
         handle = await begin(quiet)
         await asyncio.wait_for(doomed.wait(), RUN_SECONDS)
         async with quiet.worker():
             result = await asyncio.wait_for(handle.result(), RUN_SECONDS)
     finally:
-        await end(doomed)
+        await doomed.end()
     assert result.records == 5
     assert len([key for key in quiet.world.ledger("dc-b") if "/loss/" in key]) <= 2
 
@@ -364,6 +389,6 @@ async def test_the_computation_changes_nothing_but_the_survivors_ledger(quiet: C
     before = len(quiet.world.calls())
     async with quiet.worker():
         await computed(quiet)
-    looks = ("read", "topics", "ends", "visible", "measure", "find", "get", "users_gates", "connectors")
+    looks = ("read", "topics", "ends", "visible", "measure", "find", "get", "users_gates", "mirror_gates", "connectors")
     others = {call for call in quiet.world.calls()[before:] if call.rpartition(".")[2] not in looks}
     assert others == {"dc-b/ledger.put"}

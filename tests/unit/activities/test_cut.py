@@ -11,6 +11,7 @@ import pytest
 
 from activities import cut as steps
 from activities.fence import FenceActivities
+from dcdr import settle
 from dcdr.errors import ConflictError, DcdrError, DeadlineError, MirrorContentError, MisconfiguredError, NotYetError
 from dcdr.model import StepInput, StepResult, TopicPartition, Verdict
 from tests.unit.activities.test_hand_over import OPERATION, Estate, do
@@ -97,7 +98,7 @@ async def test_a_mirror_that_does_not_catch_up_is_told_by_partition_when_the_tim
 async def test_a_log_that_does_not_settle_gives_no_cut(
     build: Callable[..., Estate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(settle, "SETTLE_SECONDS", 0.05)
     estate = build()
     estate.world.stall_follower("dc-a", "orders", 0)
     estate.world.produce("dc-a", "orders", 0)
@@ -128,7 +129,7 @@ async def test_a_transaction_that_was_on_no_list_does_not_hold_the_cut_until_it_
     estate.world.produce("dc-a", "payments", 1, ["late half"], txn="app-8")
     taken: StepResult = await do(estate.cut.take, StepInput(operation=OPERATION))
     assert taken.note.endswith("; fenced late: app-8")
-    assert taken.took.total_seconds() < steps.SETTLE_SECONDS / 2
+    assert taken.took.total_seconds() < settle.SETTLE_SECONDS / 2
 
 
 @pytest.mark.parametrize("error", [ConflictError, MisconfiguredError])

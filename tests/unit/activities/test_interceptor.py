@@ -11,7 +11,7 @@ import pytest
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
+from temporalio.worker import ActivityInboundInterceptor, ActivityOutboundInterceptor, ExecuteActivityInput
 
 from activities import interceptor
 from activities.failpoints import Failpoint, Failpoints
@@ -51,6 +51,23 @@ class Step(ActivityInboundInterceptor):
         if self.fails is not None:
             raise self.fails
         return "done"
+
+
+def test_a_bare_beat_repeats_what_the_step_said_last() -> None:
+    said: list[tuple[object, ...]] = []
+
+    class Sink(ActivityOutboundInterceptor):
+        def __init__(self) -> None:
+            pass
+
+        def heartbeat(self, *details: object) -> None:
+            said.append(details)
+
+    beating = interceptor._Beating(Sink())
+    beating.heartbeat()
+    beating.heartbeat({"left": 3})
+    beating.heartbeat()
+    assert said == [(), ({"left": 3},), ({"left": 3},)]
 
 
 @activity.defn(name="fence.close")

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ from adapters.memory.ports import MemoryIntentStore, MemoryLeaseStore
 from adapters.memory.store import WorldFile
 from agent import cli
 from agent.keeper import Keeper
-from dcdr import tenure
+from dcdr import lease, tenure
 from dcdr.bounds import LeaseTiming
-from dcdr.model import LeaseRecord, Phase
+from dcdr.model import LeaseRecord, Operation, OperationKind, Phase
 from dcdr.ports import IntentStore, LeaseStore
 from dcdr.settings import ScopeSettings
 from tests.unit.core.test_settings import document
@@ -161,6 +162,73 @@ def test_without_an_agent_nobody_obeys_and_that_is_told(desk: Desk, monkeypatch:
     done = desk.lease("handover", "lab", "--to", "dc-a")
     assert done.exit_code == cli.UNREACHABLE
     assert "is the holder's agent running?" in done.output
+
+
+def test_a_failover_that_holds_does_not_keep_the_lease_from_being_handed_back(desk: Desk) -> None:
+    taken = tenure.takeover(desk.record, "dc-b", 0)
+    operation = Operation(
+        scope="lab", id="lost", epoch=1, turn=taken.turn, source="dc-a", target="dc-b", kind=OperationKind.FAILOVER
+    )
+    desk.world.set_lease(lease.take_up(taken, operation, datetime.now(UTC)).model_dump_json())
+    shown = desk.lease("show", "lab").output
+    assert "unfinished failover: lost, dc-a to dc-b" in shown
+    assert "dc-a was open last, and nothing opened since" in shown
+    with desk.agent("dc-b"):
+        done = desk.lease("handover", "lab", "--to", "dc-a")
+    assert done.exit_code == 0, done.output
+    assert (desk.record.holder, desk.record.epoch, desk.record.op_id) == ("dc-a", 3, None)
+
+
+def test_after_two_takeovers_only_the_side_that_was_open_last_gets_the_lease_back(desk: Desk) -> None:
+    twice = tenure.takeover(tenure.takeover(desk.record, "dc-b", 0), "dc-a", 0)
+    desk.world.set_lease(twice.model_dump_json())
+    with desk.agent("dc-a"):
+        refused = desk.lease("handover", "lab", "--to", "dc-b")
+        done = desk.lease("handover", "lab", "--to", "dc-a")
+    assert refused.exit_code == cli.REFUSED
+    assert "dc-a was open last" in refused.output
+    assert done.exit_code == 0, done.output
+    assert (desk.record.holder, desk.record.phase) == ("dc-a", Phase.OPEN)
+
+
+def test_a_pause_is_written_by_the_holders_agent_shown_and_ended(desk: Desk) -> None:
+    with desk.agent("dc-a"):
+        done = desk.lease("pause", "lab", "--for", "4h", "--reason", "CHG-1", "--maintenance", "-o", "json")
+        assert done.exit_code == 0, done.output
+        pause = desk.record.pause
+        shown = desk.lease("show", "lab").output
+        assert desk.lease("resume", "lab").exit_code == 0
+    assert pause is not None
+    assert (pause.maintenance, pause.reason) == (True, "CHG-1")
+    assert timedelta(hours=3, minutes=58) < pause.until - datetime.now(UTC) <= timedelta(hours=4)
+    assert (
+        f"takeovers paused until {pause.until:%Y-%m-%d %H:%M:%S} UTC, by {pause.by}: CHG-1; the holder keeps" in shown
+    )
+    assert desk.record.pause is None
+    assert "paused" not in desk.lease("show", "lab").output
+
+
+@pytest.mark.parametrize("length", ["4", "h", "0s", "8d", "-1h", "1.5h", "forever"])
+def test_a_pause_has_a_length_that_is_understood_and_not_forgotten(desk: Desk, length: str) -> None:
+    assert desk.lease("pause", "lab", "--for", length, "--reason", "CHG-1").exit_code == cli.USAGE
+    assert desk.record.pause is None
+
+
+def test_a_pause_does_not_get_in_the_way_of_a_switchover_that_drains(desk: Desk) -> None:
+    operation = Operation(scope="lab", id="one", epoch=1, source="dc-a", target="dc-b")
+    desk.world.set_lease(lease.begin(desk.record, operation, datetime.now(UTC)).model_dump_json())
+    done = desk.lease("pause", "lab", "--for", "4h", "--reason", "CHG-1")
+    assert done.exit_code == cli.REFUSED
+    assert "operation one drains dc-a just now" in done.output
+
+
+def test_show_tells_who_was_left_behind_and_when_the_lease_was_taken(desk: Desk) -> None:
+    at = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    record = tenure.takeover(desk.record, "dc-b", 0, at=at, after_s=7.25)
+    desk.world.set_lease(record.model_copy(update={"phase": Phase.OPEN, "behind": "dc-a"}).model_dump_json())
+    shown = desk.lease("show", "lab").output
+    assert "last taken over 2026-11-21 12:00:00 UTC, 7.2 s after the last sign of life" in shown
+    assert "dc-a was left by a failover: it takes nothing over until it is failed back" in shown
 
 
 @pytest.mark.parametrize("command", ["agent", "lease", "fence"])

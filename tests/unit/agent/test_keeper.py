@@ -18,7 +18,7 @@ from dcdr.bounds import PRESETS, LeaseTiming, Preset
 from dcdr.errors import UnreachableError
 from dcdr.intent import Ask, Intent
 from dcdr.marker import Role
-from dcdr.model import Operation, Phase
+from dcdr.model import Operation, Pause, Phase
 
 TIMING = PRESETS[Preset.TEST]  # renew 0.4 s, validity 5 s, wait 7 s
 OPERATION = Operation(scope="lab", id="one", epoch=1, source="dc-a", target="dc-b")
@@ -467,3 +467,175 @@ async def test_a_restarted_agent_says_at_once_that_nobody_may_write(pair: Pair) 
     await holder.beat(True)
     assert holder.speaks
     assert holder.marker().role is Role.NONE
+
+
+def expect_held(pair: Pair, why: str) -> None:
+    assert why in pair.b.holds_back
+    assert not pair.b.known.holds
+
+
+async def silent(pair: Pair) -> None:
+    """dc-a has renewed, and has shown no sign of life since for as long as it takes."""
+    await pair.beat()
+    pair.time = 7.0
+
+
+async def paused(pair: Pair, hours: float, *, maintenance: bool = False) -> None:
+    until = START + timedelta(hours=hours)
+    await pair.ask(Ask.PAUSE, pause=Pause(until=until, maintenance=maintenance, reason="CHG-1"))
+    await pair.beat()
+
+
+async def test_a_takeover_says_when_it_was_and_how_long_nothing_had_been_seen(ready: Callable[..., Pair]) -> None:
+    pair = ready(automatic=True)
+    await silent(pair)
+    pair.time = 7.5
+    await pair.beat(pair.b)
+    record = pair.b.known.record
+    assert record is not None
+    assert (record.acquired_at, record.acquired_after_s) == (START + timedelta(seconds=7.5), 7.5)
+    assert record.last_open == "dc-a"
+
+
+async def test_a_pause_holds_takeovers_back_and_ends_by_itself(ready: Callable[..., Pair]) -> None:
+    pair = ready(automatic=True)
+    await pair.beat()
+    await paused(pair, 1)
+    pair.time = 3599.0
+    await pair.beat(pair.b)
+    expect_held(pair, "takeovers are paused until 2026-11-21 01:00:00 UTC: CHG-1")
+    pair.time = 3600.0
+    await pair.beat(pair.b)
+    assert pair.b.known.holds
+    assert pair.b.holds_back == ""
+
+
+async def test_the_next_takeover_by_itself_waits_for_the_cool_down(ready: Callable[..., Pair]) -> None:
+    pair = ready(automatic=True, cool_down=timedelta(hours=1))
+    await silent(pair)
+    await pair.beat(pair.b)
+    assert pair.b.known.holds
+    await pair.beat(pair.a)
+    pair.time = 3606.0
+    await pair.beat(pair.a)
+    assert "the last takeover was at 2026-11-21 00:00:07 UTC" in pair.a.holds_back
+    pair.time = 3607.0
+    await pair.beat(pair.a)
+    assert pair.a.known.holds
+
+
+async def test_a_side_that_is_not_ready_or_not_fit_takes_nothing_over_and_says_why(ready: Callable[..., Pair]) -> None:
+    lacks = ["dc-b lacks topic orders"]
+    pair = ready(automatic=True, ready=lambda: lacks[0])
+    await silent(pair)
+    await pair.beat(pair.b)
+    expect_held(pair, "dc-b lacks topic orders")
+    lacks[0] = ""
+    await pair.beat(pair.b, fit=False)
+    expect_held(pair, "the Kafka of dc-b is not well")
+    await pair.beat(pair.b)
+    assert pair.b.known.holds
+
+
+async def test_what_holds_an_agent_back_is_said_once_for_each_change(
+    ready: Callable[..., Pair], caplog: pytest.LogCaptureFixture
+) -> None:
+    lacks = ["dc-b lacks topic orders"]
+    pair = ready(automatic=True, ready=lambda: lacks[0])
+    caplog.set_level("INFO", "dcdr.keeper")
+    for lacks[0] in ("dc-b lacks topic orders", "dc-b lacks topic orders", ""):
+        await pair.beat(pair.b)
+        await pair.beat(pair.b)
+    said = [line.getMessage() for line in caplog.records if "a takeover by" in line.getMessage()]
+    assert said == [
+        "scope lab: a takeover by dc-b: dc-b lacks topic orders",
+        "scope lab: a takeover by dc-b: nothing speaks against it",
+    ]
+
+
+async def test_a_person_has_the_lease_taken_over_although_it_is_paused_and_not_automatic(
+    ready: Callable[..., Pair],
+) -> None:
+    pair = ready(cool_down=timedelta(hours=1))
+    await pair.beat()
+    await paused(pair, 1)
+    pair.time = 7.0
+    await pair.beat(pair.b)
+    expect_held(pair, "takeovers are paused")
+    await pair.ask(Ask.TAKE_OVER)
+    await pair.beat(pair.b)
+    assert pair.b.known.holds
+    await pair.beat(pair.b)
+    assert pair.b.known.record is not None
+    assert pair.b.known.record.phase is Phase.ACQUIRED, "the wish is carried out, and opens nothing"
+
+
+async def test_whoever_asks_for_a_takeover_waits_for_the_arithmetic_all_the_same(pair: Pair) -> None:
+    await pair.beat()
+    await pair.ask(Ask.TAKE_OVER)
+    pair.time = 6.9
+    await pair.beat(pair.b)
+    expect_held(pair, "dc-a still shows signs of life")
+    assert pair.b._next_beat(6.9) == pytest.approx(7.0), "it comes as soon as it may"
+    pair.time = 7.0
+    await pair.beat(pair.b)
+    assert pair.b.known.holds
+
+
+async def test_a_takeover_that_is_asked_for_is_refused_to_a_side_that_is_unfit_unready_or_left_behind(
+    ready: Callable[..., Pair],
+) -> None:
+    lacks = [""]
+    pair = ready(ready=lambda: lacks[0])
+    await silent(pair)
+    await pair.ask(Ask.TAKE_OVER)
+    await pair.beat(pair.b, fit=False)
+    expect_held(pair, "the Kafka of dc-b is not well")
+    lacks[0] = "the mirror to dc-b never caught up"
+    await pair.beat(pair.b)
+    expect_held(pair, "the mirror to dc-b never caught up")
+    lacks[0] = ""
+    record = pair.a.known.record
+    assert record is not None
+    pair.world.set_lease(record.model_copy(update={"behind": "dc-b"}).model_dump_json())
+    pair.time = 100.0
+    await pair.beat(pair.b)
+    pair.time = 200.0
+    await pair.beat(pair.b)
+    expect_held(pair, "dc-b was left by a failover")
+
+
+async def test_a_wish_that_is_too_old_takes_nothing_over(pair: Pair) -> None:
+    await pair.beat()
+    await pair.ask(Ask.TAKE_OVER)
+    pair.time = 60.0
+    await pair.beat(pair.b)
+    expect_held(pair, "lease.automatic is off")
+
+
+async def test_in_maintenance_an_unfit_holder_goes_on_until_the_time_is_over_or_the_store_is_out_of_reach(
+    pair: Pair,
+) -> None:
+    await pair.beat()
+    await paused(pair, 1, maintenance=True)
+    pair.time = 100.0
+    await pair.beat(pair.a, fit=False)
+    assert pair.a.marker().role is Role.ACTIVE
+    pair.world.fail("lease.swap", times=1)
+    pair.time = 106.0
+    with pytest.raises(UnreachableError):
+        await pair.a.beat(False)
+    assert pair.a.marker().role is Role.NONE
+    await pair.beat(pair.a, fit=False)
+    assert pair.a.marker().role is Role.ACTIVE
+    pair.time = 3606.0
+    await pair.beat(pair.a, fit=False)
+    assert pair.a.marker().role is Role.NONE
+
+
+async def test_a_pause_without_maintenance_does_not_keep_an_unfit_holder(pair: Pair) -> None:
+    await pair.beat()
+    await paused(pair, 1)
+    pair.time = 100.0
+    await pair.beat(pair.a, fit=False)
+    assert pair.a.marker().role is Role.NONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.markers import MarkerServer
@@ -58,7 +60,7 @@ async def test_the_metrics_of_a_holder_say_what_its_brokers_are_told(shown: Show
     shown.pair.time = 1.5
     assert await shown.metrics() == {
         "holds_lease": 1, "acting": 1, "users_open": 1, "mirror_open": 0, "marker_valid_seconds": 3.5, "epoch": 1,
-        "fit": 1, "nodes_served": 0, "beats_total": 0, "beats_missed_total": 0,
+        "fit": 1, "held_back": 0, "nodes_served": 0, "beats_total": 0, "beats_missed_total": 0,
     }  # fmt: skip
 
 
@@ -98,3 +100,21 @@ async def test_one_that_stands_by_shows_it_and_is_ready_all_the_same(shown: Show
     shown.status.fitness = shown.status.fitness.looked(0.0, ())
     shown.markers._asked["1", "broker"] = time.monotonic()
     assert await shown.ready() == (200, "ready\n")
+
+
+async def test_a_standby_that_holds_back_says_why_and_is_ready_all_the_same(shown: Shown) -> None:
+    await shown.pair.b.beat(True)
+    await shown.pair.beat()
+    about = (await shown.http.get("/status")).raise_for_status().json()
+    assert about["holds_back"] == ""
+    standby = StatusServer("lab", "dc-b", shown.pair.b, shown.markers, TIMING.refresh, obeyed=False)
+    standby.fitness = standby.fitness.looked(0.0, ())
+    assert standby.unready() == []
+    gauges = {family.name: family.samples[0].value for family in standby.collect()}
+    assert gauges["dcdr_agent_held_back"] == 1
+    told = json.loads((await standby._status(make_mocked_request("GET", "/status"))).text or "")
+    assert told == {
+        "scope": "lab", "dc": "dc-b", "holder": "dc-a", "phase": "OPEN", "epoch": 1, "role": "STANDBY", "valid_s": 5.0,
+        "holds_back": "dc-b takes nothing over by itself: lease.automatic is off; a person may ask for it",
+        "trouble": [], "unready": [],
+    }  # fmt: skip

@@ -1,9 +1,9 @@
-"""The lease record under two operations whose answers get lost and whose attempts come late."""
+"""The lease record under operations and takeovers whose answers get lost and whose attempts come late."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -11,12 +11,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dcdr import lease
+from dcdr import lease, tenure
+from dcdr.bounds import PRESETS, Preset
 from dcdr.errors import DcdrError, PlanRefusedError, SupersededError
 from dcdr.lease import Standing
-from dcdr.model import LeaseRecord, Operation, Phase
+from dcdr.model import LeaseRecord, Operation, OperationKind, Pause, Phase, StoredLease
 
 DEADLINE = datetime(2026, 11, 21, 12, tzinfo=UTC)
+TIMING = PRESETS[Preset.TEST]
 
 
 def op(name: str = "one", epoch: int = 1, source: str = "dc-a", target: str = "dc-b", turn: int = 0) -> Operation:
@@ -34,14 +36,20 @@ CHANGES: dict[str, Change] = {
     "extend": lease.extend,
     "hand over": lambda record, operation: lease.hand_over(record, operation, "ledger-" + operation.id),
     "reopen": lease.reopen,
+    "admit": lease.admit,
+    "take up": lambda record, operation: lease.take_up(record, operation, DEADLINE),
+    "open up": lambda record, operation: lease.open_up(record, operation, "ledger-" + operation.id),
     "finish": lease.finish,
 }
 
 PATHS = [
     ("begin", "close", "hand over", "finish"),
     ("begin", "reopen", "finish"),
-    ("begin", "close", "extend", "hand over", "finish"),
+    ("begin", "close", "extend", "hand over", "admit", "finish"),
+    ("take up", "open up", "finish"),
 ]
+FIRSTS = {OperationKind.SWITCHOVER: "begin", OperationKind.FAILOVER: "take up"}
+OTHER = {"dc-a": "dc-b", "dc-b": "dc-a"}
 
 
 class Store:
@@ -66,8 +74,19 @@ class Pending:
         self.name, self.operation, self.revision, self.record = name, operation, revision, record
 
 
+def failover(record: LeaseRecord, name: str = "lost") -> Operation:
+    """The failover that goes on from a takeover."""
+    return op(name, record.epoch - 1, OTHER[record.holder], record.holder, record.turn).model_copy(
+        update={"kind": OperationKind.FAILOVER}
+    )
+
+
+def hand_back(record: LeaseRecord, to: str) -> Operation:
+    return op("back", record.epoch, record.holder, to, record.turn)
+
+
 class TwoOperations(RuleBasedStateMachine):
-    """Two switchovers at a time, and late attempts of those before.
+    """Two switchovers at a time, takeovers and failovers whenever they come, and late attempts of those before.
 
     An attempt is a read with its decision and, at any later time, once or more, a write. Nobody learns what became of
     a write, so every change is tried again and again: a lost answer and a retry are the same thing here.
@@ -89,9 +108,10 @@ class TwoOperations(RuleBasedStateMachine):
 
     def _planned(self) -> Operation:
         """What preflight would plan from the record as it stands, whoever owns it just now."""
-        record = self.store.record
-        source, target = ("dc-a", "dc-b") if record.holder == "dc-a" else ("dc-b", "dc-a")
-        return op(f"op-{next(self.names)}", record.epoch, source, target, record.turn)
+        record, name = self.store.record, f"op-{next(self.names)}"
+        if record.phase is Phase.ACQUIRED:
+            return failover(record, name)
+        return op(name, record.epoch, record.holder, OTHER[record.holder], record.turn)
 
     @precondition(lambda self: any(o.id in self.cleared for o in self.operations))
     @rule()
@@ -102,6 +122,34 @@ class TwoOperations(RuleBasedStateMachine):
     def start_an_attempt(self, number: int, name: str) -> Pending:
         return self.read_and_decide(number, name)
 
+    @rule(target=attempts)
+    def time_is_over_for_the_holder(self) -> Pending:
+        record = self.store.record
+        candidate = OTHER[record.holder]
+        known = tenure.saw(tenure.Tenure(candidate), StoredLease(record, 1), now=0)
+        may = tenure.may_take_over(known, TIMING.wait, TIMING)
+        assert may == (record.behind != candidate)
+        taken = tenure.takeover(record, candidate, 0) if may else record
+        return Pending("take over", op("takeover"), self.store.revision, taken)
+
+    @rule(target=attempts, to=st.sampled_from(sorted(OTHER)))
+    def somebody_hands_back(self, to: str) -> Pending:
+        record = self.store.record
+        operation = hand_back(record, to)
+        try:
+            wanted = lease.hand_back(record, operation)
+        except PlanRefusedError:
+            assert record.phase is not Phase.ACQUIRED or record.last_open != to
+            wanted = record
+        return Pending("hand back", operation, self.store.revision, wanted)
+
+    @rule(hours=st.sampled_from([None, 1, 2]))
+    def somebody_pauses(self, hours: int | None) -> None:
+        wish = None if hours is None else Pause(until=DEADLINE + timedelta(hours=hours))
+        paused = lease.pause(self.store.record, wish)
+        if paused != self.store.record:
+            self.store.swap(self.store.revision, paused)
+
     def read_and_decide(self, number: int, name: str) -> Pending:
         operation, record = self.operations[-1 - number % len(self.operations)], self.store.record
         stands = lease.standing(record, operation)
@@ -110,16 +158,27 @@ class TwoOperations(RuleBasedStateMachine):
         except DcdrError:
             wanted = record
             early = name == "hand over" and not record.closed
-            assert early or (name, stands) not in {
-                ("begin", Standing.NOT_BEGUN),
-                ("close", Standing.DRAINING),
-                ("extend", Standing.DRAINING),
-                ("hand over", Standing.DRAINING),
-                ("reopen", Standing.DRAINING),
-                ("finish", Standing.MOVED),
-                ("finish", Standing.REOPENED),
-            }, "refused although it was its turn"
-        if stands is Standing.OVER or (stands is Standing.NOT_BEGUN and name != "begin"):
+            left = record.behind == (operation.source if name == "admit" else operation.target)
+            other = name in FIRSTS.values() and name != FIRSTS[operation.kind]
+            assert (
+                early
+                or left
+                or other
+                or (name, stands)
+                not in {
+                    ("begin", Standing.NOT_BEGUN),
+                    ("take up", Standing.NOT_BEGUN),
+                    ("open up", Standing.TAKEN),
+                    ("admit", Standing.MOVED),
+                    ("close", Standing.DRAINING),
+                    ("extend", Standing.DRAINING),
+                    ("hand over", Standing.DRAINING),
+                    ("reopen", Standing.DRAINING),
+                    ("finish", Standing.MOVED),
+                    ("finish", Standing.REOPENED),
+                }
+            ), "refused although it was its turn"
+        if stands is Standing.OVER or (stands is Standing.NOT_BEGUN and name != FIRSTS[operation.kind]):
             assert wanted == record, "an operation that does not own the record changed it"
         if operation.id in self.cleared:
             assert wanted == record, "an operation that has ended came back"
@@ -141,29 +200,40 @@ class TwoOperations(RuleBasedStateMachine):
         if not self.store.swap(attempt.revision, attempt.record):
             return
         key = attempt.operation.id
-        if attempt.name in ("hand over", "reopen"):
-            assert before.phase is Phase.DRAINING
+        if attempt.name in ("hand over", "reopen", "open up"):
+            assert before.phase is (Phase.ACQUIRED if attempt.name == "open up" else Phase.DRAINING)
             assert before.op_id == key
             assert key not in self.won, f"{attempt.name} won although {self.won[key]} had"
             self.won[key] = attempt.name
         if attempt.name == "finish":
             assert key in self.won, "finished without having moved or reopened"
             self.cleared.add(key)
+        if attempt.name in ("take over", "hand back"):
+            self.cleared |= {before.op_id} if before.op_id else set()
+            self.operations += [self._planned()]
 
     @invariant()
     def epochs_grow_with_the_holder_and_only_with_it(self) -> None:
         for before, after in pairwise(self.store.written):
-            assert after.epoch - before.epoch == (after.holder != before.holder)
+            home = before.phase is Phase.ACQUIRED and after.phase is Phase.OPEN and after.turn > before.turn
+            assert after.epoch - before.epoch == (after.holder != before.holder or home)
             assert after.seq == before.seq + 1
 
     @invariant()
     def the_id_stays_until_it_is_cleared_last(self) -> None:
         for before, after in pairwise(self.store.written):
-            if before.op_id is None:
-                assert after.phase is Phase.DRAINING
-            elif after.op_id is None:
+            taken_over = after.phase is Phase.ACQUIRED and after.holder != before.holder
+            handed_back = before.phase is Phase.ACQUIRED and after.holder == before.last_open
+            paused = after.pause != before.pause
+            if paused:
+                assert after == before.model_copy(update={"seq": after.seq, "pause": after.pause})
+            elif before.op_id is None:
+                assert after.phase in (Phase.DRAINING, Phase.ACQUIRED) or handed_back
+            elif after.op_id is None and not (taken_over or handed_back):
                 assert (after.holder, after.epoch, after.phase) == (before.holder, before.epoch, before.phase)
                 assert after.phase is Phase.OPEN
+            elif after.op_id is None:
+                assert after.turn == before.turn + 1
             else:
                 assert after.op_id == before.op_id
 
@@ -179,6 +249,25 @@ class TwoOperations(RuleBasedStateMachine):
         record = self.store.record
         if record.operation and lease.standing(record, record.operation) is Standing.MOVED:
             assert record.ledger == f"ledger-{record.op_id}"
+
+    @invariant()
+    def whoever_was_left_behind_holds_nothing_and_the_mirror_is_kept_from_it(self) -> None:
+        for before, after in pairwise(self.store.written):
+            assert after.behind is None or (after.behind != after.holder and not after.mirrored)
+            assert before.behind in (None, after.behind)
+            assert (after.behind != before.behind) == (
+                before.phase is Phase.ACQUIRED
+                and after.ledger != before.ledger
+                and after.phase is Phase.OPEN
+                and not before.behind
+            )
+
+    @invariant()
+    def what_was_taken_over_opens_with_its_fork_or_where_it_was_open_last(self) -> None:
+        for before, after in pairwise(self.store.written):
+            if before.phase is Phase.ACQUIRED and after.phase is not Phase.ACQUIRED:
+                forked = after.holder == before.holder and after.behind is not None and after.ledger is not None
+                assert forked or after.holder == before.last_open
 
 
 TestTwoOperations = TwoOperations.TestCase
@@ -303,3 +392,115 @@ def test_never_more_than_one_side_may_be_written_to(path: tuple[str, ...], a_ope
 
 def test_a_lease_taken_over_but_not_opened_lets_nobody_write() -> None:
     assert not lease.users_may_write(opened().model_copy(update={"phase": Phase.ACQUIRED}), "dc-a")
+
+
+TAKEN = tenure.takeover(opened(), "dc-b", floor=0)
+LOST = failover(TAKEN)
+
+
+def failed_over(*names: str) -> LeaseRecord:
+    record = TAKEN
+    for name in names:
+        record = CHANGES[name](record, LOST)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("path", "stands"),
+    [
+        ((), Standing.NOT_BEGUN),
+        (("take up",), Standing.TAKEN),
+        (("take up", "open up"), Standing.MOVED),
+        (("take up", "open up", "finish"), Standing.OVER),
+    ],
+)
+def test_the_record_alone_tells_where_a_failover_stands(path: tuple[str, ...], stands: Standing) -> None:
+    assert lease.standing(failed_over(*path), LOST) is stands
+    assert lease.standing(opened(), LOST) is Standing.OVER
+
+
+@pytest.mark.parametrize(("path", "b_open"), [((), False), (("take up",), False), (("take up", "open up"), True)])
+def test_nobody_writes_before_a_failover_opens_and_nobody_on_the_old_side_ever(
+    path: tuple[str, ...], b_open: bool
+) -> None:
+    record = failed_over(*path)
+    assert (lease.users_may_write(record, "dc-a"), lease.users_may_write(record, "dc-b")) == (False, b_open)
+    assert not record.mirrored
+
+
+@pytest.mark.parametrize(
+    "record",
+    [opened(), through("begin"), failed_over("take up"), tenure.takeover(TAKEN, "dc-a", 0), failed_over(*PATHS[-1])],
+    ids=["open", "draining", "taken up by another", "taken over again", "failed over"],
+)
+def test_a_failover_that_was_planned_from_another_record_is_not_taken_up(record: LeaseRecord) -> None:
+    with pytest.raises(PlanRefusedError, match="the failover another cannot begin"):
+        lease.take_up(record, LOST.model_copy(update={"id": "another"}), DEADLINE)
+
+
+def test_a_switchover_does_not_begin_from_a_takeover_nor_a_failover_like_a_switchover() -> None:
+    with pytest.raises(PlanRefusedError, match="cannot begin"):
+        lease.begin(TAKEN, op("two", TAKEN.epoch, "dc-b", "dc-a", TAKEN.turn), DEADLINE)
+    with pytest.raises(PlanRefusedError, match="cannot begin"):
+        lease.begin(TAKEN, LOST, DEADLINE)
+    with pytest.raises(PlanRefusedError, match="cannot begin"):
+        lease.take_up(TAKEN, LOST.model_copy(update={"kind": OperationKind.SWITCHOVER}), DEADLINE)
+
+
+def test_a_failover_opens_with_one_entry_and_never_with_another() -> None:
+    opened_up = failed_over("take up", "open up")
+    assert lease.open_up(opened_up, LOST, "ledger-lost") == opened_up
+    with pytest.raises(SupersededError, match="opened already, with ledger entry ledger-lost"):
+        lease.open_up(opened_up, LOST, "another")
+
+
+@pytest.mark.parametrize("between", ["taken over again", "handed back", "handed back and taken over again"])
+def test_an_opening_that_comes_too_late_is_refused(between: str) -> None:
+    record = failed_over("take up")
+    if between == "taken over again":
+        record = tenure.takeover(record, "dc-a", 0)
+    else:
+        record = lease.hand_back(record, hand_back(record, "dc-a"))
+    if between.endswith("and taken over again"):
+        record = tenure.takeover(record, "dc-b", 0)
+    with pytest.raises(SupersededError, match="came too late"):
+        lease.open_up(record, LOST, "ledger-lost")
+
+
+def test_no_switchover_begins_towards_the_side_that_a_failover_left() -> None:
+    record = failed_over("take up", "open up", "finish")
+    with pytest.raises(PlanRefusedError, match=r"dc-a was left by a failover.*failed back first"):
+        lease.begin(record, op("two", record.epoch, "dc-b", "dc-a", record.turn), DEADLINE)
+
+
+def test_after_a_failover_the_mirror_is_not_let_in_as_after_a_switchover() -> None:
+    with pytest.raises(PlanRefusedError, match="what was lost stands there only"):
+        lease.admit(failed_over("take up", "open up"), LOST)
+
+
+def test_handing_back_ends_a_failover_that_has_not_opened_and_only_that() -> None:
+    record = failed_over("take up")
+    back = lease.hand_back(record, hand_back(record, "dc-a"))
+    assert (back.holder, back.epoch, back.phase, back.op_id, back.behind) == ("dc-a", 3, Phase.OPEN, None, None)
+    assert lease.standing(back, LOST) is Standing.OVER
+    record = failed_over("take up", "open up")
+    with pytest.raises(PlanRefusedError, match="use a switchover"):
+        lease.hand_back(record, hand_back(record, "dc-a"))
+
+
+def test_after_two_takeovers_the_lease_goes_back_to_the_side_that_was_open_last() -> None:
+    twice = tenure.takeover(TAKEN, "dc-a", 0)
+    with pytest.raises(PlanRefusedError, match="dc-a was open last, and may hold what never came over"):
+        lease.hand_back(twice, hand_back(twice, "dc-b"))
+    back = lease.hand_back(twice, hand_back(twice, "dc-a"))
+    assert (back.holder, back.epoch, back.phase) == ("dc-a", 4, Phase.OPEN)
+    assert lease.hand_back(back, hand_back(twice, "dc-a")) == back
+
+
+def test_a_pause_that_is_there_already_changes_nothing() -> None:
+    wish = Pause(until=DEADLINE, maintenance=True, by="me", reason="CHG-1")
+    paused = lease.pause(opened(), wish)
+    assert (paused.pause, paused.seq) == (wish, 1)
+    assert lease.pause(paused, wish) is paused
+    assert lease.pause(lease.pause(paused, None), None).pause is None
+    assert LeaseRecord.model_validate_json(paused.model_dump_json()) == paused

@@ -61,6 +61,12 @@ def test_a_complete_file_is_read_and_what_it_leaves_out_has_defaults(load: Any) 
     assert settings.drain.quiet == timedelta(milliseconds=50)
 
 
+def test_an_owner_may_say_in_his_own_words_that_a_failover_need_not_ask_behind_acls(load: Any) -> None:
+    words = "CHG-7: signed off by the board"
+    scope = load(document(lease={"automatic": True}, failover={"even_behind_acls": words})).scopes["lab"]
+    assert (scope.lease.automatic, scope.failover.even_behind_acls) == (True, words)
+
+
 @pytest.mark.parametrize("names", [[], ["dc-a"], ["dc-a", "dc-b", "dc-d"]])
 def test_a_scope_without_exactly_two_members_is_refused_with_a_reason(load: Any, names: list[str]) -> None:
     said = refused(load, document(members={name: member(name) for name in names}))

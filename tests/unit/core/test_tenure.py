@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dcdr import tenure
 from dcdr.bounds import PRESETS, Preset
 from dcdr.marker import Marker, Role
-from dcdr.model import LeaseRecord, Phase, StoredLease
+from dcdr.model import LeaseRecord, Pause, Phase, StoredLease
 from dcdr.tenure import Tenure
 
 TIMING = PRESETS[Preset.TEST]  # validity 5 s, wait 7 s
@@ -121,3 +122,67 @@ def test_a_record_is_written_in_the_agents_name_and_in_nobodys_for_another_side(
     me = Tenure("dc-a", "second")
     assert tenure.signed(me, A).keeper == "second"
     assert tenure.signed(me, A.model_copy(update={"holder": "dc-b", "keeper": "second"})).keeper is None
+
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+PAUSED = Pause(until=NOW + HOUR, reason="CHG-1")
+
+
+def test_a_side_that_a_failover_left_behind_never_takes_over() -> None:
+    behind = at(1, A, holder="dc-b", epoch=2, behind="dc-a")
+    known = tenure.saw(Tenure("dc-a"), behind, now=0)
+    assert not tenure.may_take_over(known, 1_000_000, TIMING)
+    other = tenure.saw(Tenure("dc-a"), at(1, A, holder="dc-b", epoch=2), now=0)
+    assert tenure.may_take_over(other, TIMING.wait, TIMING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"pause": PAUSED}, "takeovers are paused until 2026-11-21 13:00:00 UTC: CHG-1"),
+        ({"pause": PAUSED.model_copy(update={"until": NOW})}, ""),
+        ({"acquired_at": NOW - HOUR}, ""),
+        ({"acquired_at": NOW - HOUR + timedelta(seconds=1)}, "the last takeover was at 2026-11-21 11:00:01 UTC"),
+    ],
+    ids=["nothing", "a pause", "a pause that is over", "the cool-down is over", "the cool-down"],
+)
+def test_a_pause_and_the_cool_down_hold_an_agent_back_and_no_person(changes: dict[str, Any], why: str) -> None:
+    record = at(1, A, **changes).record
+    found = tenure.held_back(record, "dc-b", NOW, HOUR)
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+    assert tenure.held_back(record, "dc-b", NOW, HOUR, asked=True) == ""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_a_side_holds_keeps_it_back_whoever_asks_and_the_way_out_is_told(asked: bool) -> None:
+    record = at(1, A, holder="dc-b", epoch=2, behind="dc-a").record
+    why = tenure.held_back(record, "dc-a", NOW, HOUR, asked=asked)
+    assert "opening it would lose what users wrote on dc-b" in why
+    assert "dcdr lease bootstrap" in why
+    assert tenure.held_back(record, "dc-b", NOW, HOUR, asked=asked) == ""
+
+
+def test_maintenance_ends_by_itself_and_is_more_than_a_pause() -> None:
+    kept = at(1, A, pause=PAUSED.model_copy(update={"maintenance": True})).record
+    assert tenure.in_maintenance(kept, NOW)
+    assert not tenure.in_maintenance(kept, NOW + HOUR)
+    assert not tenure.in_maintenance(at(1, A, pause=PAUSED).record, NOW)
+    assert not tenure.in_maintenance(A, NOW)
+
+
+def test_a_takeover_says_when_it_was_and_who_was_open_last_however_often_the_lease_is_taken() -> None:
+    taken = tenure.takeover(A, "dc-b", 0, at=NOW, after_s=7.25)
+    assert (taken.acquired_at, taken.acquired_after_s, taken.last_open, taken.behind) == (NOW, 7.25, "dc-a", None)
+    again = tenure.takeover(taken, "dc-a", 0)
+    assert (again.holder, again.last_open) == ("dc-a", "dc-a")
+    assert tenure.takeover(again, "dc-b", 0).last_open == "dc-a"
+    draining = A.model_copy(update={"holder": "dc-b", "phase": Phase.DRAINING})
+    assert tenure.takeover(draining, "dc-a", 0).last_open == "dc-b"
+
+
+def test_a_pause_and_who_is_behind_outlast_a_takeover() -> None:
+    taken = tenure.takeover(at(1, A, pause=PAUSED, behind="dc-a").record, "dc-b", 0)
+    assert (taken.pause, taken.behind) == (PAUSED, "dc-a")

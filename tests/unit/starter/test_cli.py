@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,28 @@ from temporalio.service import RPCError, RPCStatusCode
 from typer.testing import CliRunner
 
 from dcdr import errors
-from dcdr.model import Outcome, StepReport, StepState, TransitionReport
+from dcdr.model import (
+    FailoverRequest,
+    Holding,
+    LossBound,
+    OperationKind,
+    Outcome,
+    StepReport,
+    StepState,
+    TransitionReport,
+)
 from starter import cli, client
 from starter.client import Ended
-from starter.show import report_table
+from starter.show import next_sentence, report_table
 
 ROOT = Path(__file__).parents[3]
 CODES = {
     name: getattr(cli, name)
-    for name in ("DONE", "FAILED", "USAGE", "REFUSED", "RUNNING", "UNREACHABLE", "AS_BEFORE", "INTERRUPTED")
+    for name in (
+        *("DONE", "FAILED", "USAGE", "REFUSED", "RUNNING", "HOLDING", "UNREACHABLE", "AS_BEFORE", "SUPERSEDED"),
+        "NOT_WATCHED",
+        "INTERRUPTED",
+    )
 }
 
 
@@ -113,6 +126,8 @@ def test_help_lists_the_lab_and_does_not_load_temporal() -> None:
         ("recover", "Lab"),
         ("abort", "lab/x"),
         ("status", "-x-"),
+        ("failover", "lab", "--to", "dc_b"),
+        ("accept-loss", "Lab", "--unknown"),
     ],
 )
 def test_a_name_nobody_can_have_is_a_usage_error_before_anybody_is_asked(arguments: tuple[str, ...]) -> None:
@@ -186,6 +201,7 @@ def test_each_kind_of_trouble_has_its_exit_code(
         (Ended(report()), cli.DONE),
         (Ended(report(Outcome.PLANNED)), cli.DONE),
         (Ended(report(Outcome.AS_BEFORE)), cli.AS_BEFORE),
+        (Ended(report(Outcome.SUPERSEDED, why="handed back")), cli.SUPERSEDED),
         (Ended(report(Outcome.AS_BEFORE), failure="not drained"), cli.AS_BEFORE),
         (Ended(None, refused=True, failure="lagging"), cli.REFUSED),
         (Ended(None, unreachable=True, failure="no answer"), cli.UNREACHABLE),
@@ -295,6 +311,103 @@ def test_ctrl_c_detaches_and_aborts_nothing(
     said = capsys.readouterr()
     assert said.out == ""
     assert "detached; the operation goes on. Look at it with: dcdr status lab" in said.err
+
+
+@pytest.mark.parametrize("given", [(), ("--records", "3", "--unknown")])
+def test_an_acceptance_names_one_bound(given: tuple[str, ...]) -> None:
+    ran = CliRunner().invoke(cli.app, ["accept-loss", "lab", *given])
+    assert ran.exit_code == cli.USAGE
+    assert "either --records N" in ran.stderr
+
+
+HELD = Holding(
+    source="dc-a",
+    target="dc-b",
+    bound=LossBound(records=120, known=100, assumed=20),
+    why="above the budget of 5 records",
+    since=datetime(2026, 11, 30, 12, tzinfo=UTC),
+    until=datetime(2026, 11, 30, 12, 15, tzinfo=UTC),
+)
+
+
+def test_what_holds_is_told_with_how_to_answer_it() -> None:
+    said = client.how_to_accept("lab", HELD)
+    assert "until 2026-11-30 12:15:00 UTC with: dcdr accept-loss lab --records 120 --reason TEXT" in said
+    assert "dcdr lease handover lab --to dc-a" in said
+    unknown = HELD.model_copy(update={"bound": LossBound(records=None)})
+    assert "dcdr accept-loss lab --unknown" in client.how_to_accept("lab", unknown)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "says"),
+    [
+        ("Failover", "RUNNING", "goes on by itself"),
+        ("Failover", "COMPLETED", "Failing back is yours to decide"),
+        ("Failover", "TERMINATED", "dcdr recover lab"),
+        ("Switchover", "FAILED", "dcdr lease show lab"),
+        ("Switchover", "COMPLETED", "nothing"),
+    ],
+)
+def test_the_next_thing_to_do_is_said_in_a_sentence(kind: str, state: str, says: str) -> None:
+    assert says in next_sentence("lab", kind, state, None)
+
+
+@pytest.mark.parametrize(
+    ("wait", "timeout", "says"), [(False, 60.0, "NEXT: accept the loss"), (True, 0.2, "still holding")]
+)
+def test_a_failover_that_holds_has_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wait: bool, timeout: float, says: str
+) -> None:
+    class Handle:
+        id, first_execution_run_id = "dcdr/lab/transition", "run-1"
+
+    async def started(*_: object) -> Handle:
+        return Handle()
+
+    async def watch(_: object) -> Any:
+        yield []
+        await asyncio.sleep(60)
+
+    async def holds(*_: object) -> Holding:
+        return HELD
+
+    async def ensured(*_: Any) -> None:
+        pass
+
+    async def connect() -> None:
+        return None
+
+    monkeypatch.setattr(client, "start", started)
+    monkeypatch.setattr(client, "watch", watch)
+    monkeypatch.setattr(client, "holding", holds)
+    monkeypatch.setattr("workflows.temporal.connect", connect)
+    monkeypatch.setattr("starter.watch.ensured", ensured)
+    request = FailoverRequest(scope="lab", target="dc-b")
+    assert asyncio.run(cli._transition(request, timeout, cli.Output.TABLE, wait=wait)) == cli.HOLDING
+    said = capsys.readouterr()
+    assert says in said.err
+    assert "HOLDING: above the budget of 5 records" in said.err
+    assert said.out == ""
+
+
+def test_a_failovers_report_shows_the_loss_who_accepted_it_and_where_the_time_went() -> None:
+    split = {"detect": timedelta(seconds=7), "fence": timedelta(milliseconds=90), "open": timedelta(milliseconds=10)}
+    text = report_table(
+        report(
+            kind=OperationKind.FAILOVER,
+            loss=HELD.bound,
+            accepted_by="ann (120 records)",
+            rto=split,
+            outage=timedelta(seconds=7.1),
+        )
+    )
+    for part in (
+        "failover of lab, dc-a to dc-b: done",
+        "loss: Lost would be at most 120 records (100 seen, 20 assumed)",
+        "the loss was accepted by ann (120 records)",
+        "without writes for 7,100 ms: detect 7,000, fence 90, open 10",
+    ):
+        assert part in text
 
 
 def test_a_report_shows_the_steps_the_outage_and_every_group_that_is_not_exact() -> None:
