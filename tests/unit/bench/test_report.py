@@ -152,7 +152,16 @@ def test_a_document_holds_the_figures_too() -> None:
     found = document({}, "a machine", {Trial.GATE: measured(figure)})["gates"]["gate"]
     assert found["fence"] == "authorizer"
     assert found["figures"] == [
-        {"name": "closing", "unit": "ms", "values": (4, 60, 8), "aim": 50, "p50_aim": None, "p50": 8, "worst": 60, "met": False}
+        {
+            "name": "closing",
+            "unit": "ms",
+            "values": (4, 60, 8),
+            "aim": 50,
+            "p50_aim": None,
+            "p50": 8,
+            "worst": 60,
+            "met": False,
+        }
     ]
 
 
