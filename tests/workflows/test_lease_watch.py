@@ -25,7 +25,7 @@ from dcdr.errors import InvalidRequestError, UnreachableError
 from dcdr.model import FailoverRequest, LeaseRecord, OperationKind, Phase
 from dcdr.watching import Sight, Watching, WatchState
 from starter import watch as front
-from tests.workflows.harness import Case, end
+from tests.workflows.harness import Case, Forks
 from tests.workflows.stand_ins import STAND_INS, OtherOperation, StandInFailover
 from worker import assembly, watchdog
 from worker.assembly import build_site_worker
@@ -199,14 +199,14 @@ async def test_a_failover_that_ended_unfinished_is_started_again(case: Case, mon
         assert state.tries == 3
 
 
-async def test_a_takeover_while_no_worker_runs_is_seen_by_the_next_one(case: Case) -> None:
-    process = await case.spawn()
+async def test_a_takeover_while_no_worker_runs_is_seen_by_the_next_one(case: Case, forks: Forks) -> None:
+    process = await case.spawn(forks)
     try:
         await begin(case)
         watch = Watch(case)
         await watch.until(lambda found: found.record is not None)
     finally:
-        await end(process)
+        await process.end()
     watch.taken_over()
     async with case.worker():
         await watch.until(lambda s: s.failovers == 1)
