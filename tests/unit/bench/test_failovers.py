@@ -76,11 +76,10 @@ def test_the_median_and_the_worst_have_aims_of_their_own() -> None:
 
     quick, slow = one(0.5, 100), one(2.5, 300)
     above, *parts, lost, told, excess = figures([quick, quick, slow], TIMING, 1.0, 100.0)
-    assert above.p50 == pytest.approx(0.5)
-    assert above.worst == pytest.approx(2.5)
+    assert (above.p50, above.worst) == pytest.approx((0.5, 2.5))
     assert above.met, "the worst may last two more attempts of the store"
     assert not figures([slow], TIMING, 1.0, 100.0)[0].met, "the median may not"
     assert len(parts) == len(PARTS) + 1
     assert (lost.worst, told.worst) == (100, 300)
     assert excess.worst == pytest.approx(2.0)
-    assert excess.met is False, "two seconds of traffic, and one interval is the aim"
+    assert excess.met is False, "two seconds of traffic, one interval is the aim"
