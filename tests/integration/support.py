@@ -563,6 +563,8 @@ class Stage:
                 result = await asyncio.wait_for(handle.result(), max(1.0, deadline - time.monotonic()))
                 if result.operation_id == self.failover.operation_id:
                     return result
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds:.0f} s for the tail of {self.failover.operation_id}")
             await asyncio.sleep(LOOK_S)
 
     # --- load and judgement -----------------------------------------------------------------------------------------
