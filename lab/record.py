@@ -39,6 +39,17 @@ def lab_names() -> list[str]:
     return sorted(path.parent.name for path in state_root().glob("labs/*/lab.json"))
 
 
+def taken_prefixes(besides: str) -> list[str]:
+    """Loopback prefixes of all labs but `besides`, whatever version wrote them: each may be up, and is not ours to
+    remove. A record that cannot be read takes none; whether a port is free is tried anyway."""
+    found = []
+    for name in lab_names():
+        if name != besides:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found.append(str(json.loads(Home.of(name).record.read_text())["plan"]["prefix"]))
+    return found
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder of one lab."""

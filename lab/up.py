@@ -36,7 +36,7 @@ from lab.errors import LabError, UsageError
 from lab.estate import Lab, python
 from lab.processes import ProcessState
 from lab.readiness import BROKER_START_S, CONNECT_START_S, wait_ready
-from lab.record import VERSION, Document, Home, lab_names, plan_to_json, write_private
+from lab.record import VERSION, Document, Home, plan_to_json, taken_prefixes, write_private
 from lab.toolchain import Toolchain, ToolchainError, ensure
 from lab.waiting import Say, Steps, wait_for
 
@@ -149,7 +149,7 @@ def _plan(home: Home, broker_count: int, prefix: str | None, fence: str, automat
         raise UsageError(f"--brokers {broker_count}: a member has 1 or 3")
     automatic = fence == gates.AUTHORIZER if automatic is None else automatic
     _bearable(fence, automatic)
-    taken = [Home.of(one).load()["plan"]["prefix"] for one in lab_names() if one != home.name]
+    taken = taken_prefixes(home.name)
     if prefix is not None:
         if not _is_loopback_prefix(prefix):
             raise UsageError(f"--site-prefix {prefix}: three numbers of a loopback network, such as 127.20.7")

@@ -151,3 +151,15 @@ def test_the_products_settings_load_and_name_files_rather_than_secrets(
     assert canary is not None
     assert canary.username in kafka.MIRRORS
     assert "secret-of" not in text
+
+
+def test_a_lab_of_another_version_keeps_its_addresses_and_stops_no_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCDR_STATE", str(tmp_path))
+    older = {"version": record.VERSION - 1, "plan": {"prefix": "127.30.1"}}
+    for name, text in (("older", json.dumps(older)), ("broken", "{"), ("own", json.dumps(older))):
+        home = Home.of(name)
+        home.create()
+        home.record.write_text(text)
+    assert record.taken_prefixes("own") == ["127.30.1"]
