@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
-from activities.step import Steps, connector_of, read_lease, until_gates
+from activities.step import (
+    Steps,
+    Stopwatch,
+    connector_of,
+    expel,
+    read_lease,
+    settle_groups,
+    settle_users,
+    until_gates,
+)
 from activities.witness import last_visible
 from dcdr import drain, lease, tail
 from dcdr.errors import (
@@ -35,6 +44,7 @@ from dcdr.model import (
     Measured,
     OffsetRange,
     RecordDigest,
+    StepResult,
     TailCase,
     TailPart,
     TailRequest,
@@ -61,7 +71,34 @@ log = logging.getLogger("dcdr.tail")
 
 
 class TailActivities(Steps):
-    """Reads both sides; writes nothing but the report, and notes of how far it got, to the survivor's ledger."""
+    """Closes the side left behind, then reads both; writes nothing else but the report, and notes of how far it got, to
+    the survivor's ledger."""
+
+    @activity.defn(name="tail.close")
+    async def close(self, request: TailRequest) -> StepResult:
+        """What the failover could not do while the old side was dark: deny users and groups there, and put out the
+        members that stayed. A consumer that could reach it all the while reads there and learns nothing otherwise.
+
+        Raises: NotYetError while a broker lets groups in; UnreachableError.
+        """
+        scope = self._directory.scope(request.scope)
+        watch = Stopwatch()
+        record = (await read_lease(scope)).record
+        old = record.behind
+        if old is None:
+            return StepResult(**watch.so_far(), note="no side is behind: nothing to close")
+        fence = scope.member(old).fence
+        try:
+            await asyncio.gather(fence.close_users(), fence.freeze_groups())
+            brokers = await until_gates(fence.group_gates, Gate.CLOSED, f"groups of {old}", GATE_SECONDS)
+            removed = await expel(scope, old)
+        finally:
+            after = (await read_lease(scope)).record
+            if after.behind != old:  # failed back meanwhile: the record says how its gates belong
+                await settle_users(fence, after, old)
+                await settle_groups(fence, after, old)
+        note = f"users and groups refused by every broker of {old}, {brokers}; {removed} members that stayed removed"
+        return StepResult(**watch.so_far(), note=note, counts={"brokers": brokers, "members": removed})
 
     @activity.defn(name="tail.reachable")
     async def reachable(self, scope_name: str) -> bool:

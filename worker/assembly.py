@@ -102,6 +102,7 @@ def activities_of(directory: Directory, looked: Looked = _nobody) -> list[Callab
         failover.close_source,
         failover.restore,
         tail.reachable,
+        tail.close,
         tail.compute,
         tail.keys,
         watch.watch,

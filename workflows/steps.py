@@ -53,6 +53,7 @@ POSITIONS = Step("failover.groups", "see where consumer groups stand on {target}
 CLOSE_SOURCE = Step("failover.source", "close {source}, if it answers")
 STANDS = Step("failover.stands", "wait for an answer, or for the lease to move on")
 BRING_BACK = Step("failover.restore", "bring the mirror {source} to {target} back")
+CLOSE_BEHIND = Step("tail.close", "close the side left behind, members put out")
 TAIL = Step("tail.compute", "compute the tail of the side left behind")
 KEYS = Step("tail.keys", "read the keys of lost records")
 

@@ -1,4 +1,4 @@
-"""The tail: what a failover lost, exactly, once the old side answers again. Changes nothing on either side's topics."""
+"""The tail: what a failover lost, exactly, once the old side answers again and is closed."""
 
 from __future__ import annotations
 
@@ -42,9 +42,17 @@ class TailWorkflow:
     async def run(self, request: TailRequest) -> TailResult:
         check_tail_identity(request)
         workflow.upsert_search_attributes([SCOPE.value_set(request.scope), PHASE.value_set("Tail")])
-        workflow.set_current_details(f"computing the tail of **{request.scope}**")
+        workflow.set_current_details(f"closing the side of **{request.scope}** that was left behind")
         # The SDK's overloads do not know a policy that is handed over whole.
         do: Callable[..., Awaitable[TailResult]] = workflow.execute_activity_method
+        await do(
+            TailActivities.close,
+            request,
+            activity_id=steps.CLOSE_BEHIND.name,
+            summary=steps.CLOSE_BEHIND.title,
+            **policies.TAIL,
+        )
+        workflow.set_current_details(f"computing the tail of **{request.scope}**")
         result = await do(
             TailActivities.compute, request, activity_id=steps.TAIL.name, summary=steps.TAIL.title, **policies.TAIL
         )

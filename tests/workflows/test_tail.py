@@ -255,7 +255,7 @@ async def test_without_exactly_once_content_that_does_not_follow_has_diverged(qu
 
 
 async def test_the_tail_waits_until_the_old_side_is_closed_and_settled(quiet: Case) -> None:
-    """A gate that is open, a mirror that runs there, a transaction that is open: its tail could still grow."""
+    """Users let in, an open transaction: its tail could still grow. The first is set right, the second awaited."""
     quiet.world.begin("dc-a", "app-9")
     quiet.world.mirror_rate(0)
     quiet.world.produce("dc-a", "payments", 0, ["undecided"], txn="app-9")
@@ -266,9 +266,9 @@ async def test_the_tail_waits_until_the_old_side_is_closed_and_settled(quiet: Ca
     assert not await activities.reachable(quiet.scope)
     async with quiet.worker():
         handle = await begin(quiet)
-        await _attempt_failed(handle, "users of dc-a: not closed on every broker")
-        quiet.world.set_rules("dc-a", users_denied=True)
         await _attempt_failed(handle, "payments-0: log end")
+        rules = await quiet.world.directory().scope(quiet.scope).member("dc-a").fence.rules()
+        assert (rules.users_denied, rules.groups_denied) == (True, True)
         quiet.world.end("dc-a", "app-9", commit=True)
         result = await asyncio.wait_for(handle.result(), RUN_SECONDS)
     assert [(row.topic, row.records) for row in result.rows] == [("payments", 1)]
@@ -381,7 +381,9 @@ async def test_a_worker_that_dies_in_the_computation_is_replaced(quiet: Case, fo
     assert len([key for key in quiet.world.ledger("dc-b") if "/loss/" in key]) <= 2
 
 
-async def test_the_computation_changes_nothing_but_the_survivors_ledger(quiet: Case) -> None:
+async def test_beside_closing_the_old_side_the_computation_changes_nothing_but_the_survivors_ledger(
+    quiet: Case,
+) -> None:
     quiet.world.mirror_rate(0)
     quiet.world.produce("dc-a", "orders", 0, count=5)
     await fail_over(quiet)
@@ -389,6 +391,8 @@ async def test_the_computation_changes_nothing_but_the_survivors_ledger(quiet: C
     before = len(quiet.world.calls())
     async with quiet.worker():
         await computed(quiet)
-    looks = ("read", "topics", "ends", "visible", "measure", "find", "get", "users_gates", "mirror_gates", "connectors")
-    others = {call for call in quiet.world.calls()[before:] if call.rpartition(".")[2] not in looks}
-    assert others == {"dc-b/ledger.put"}
+    looks = ("read", "topics", "ends", "visible", "measure", "find", "get", "connectors", "groups")
+    gates = ("users_gates", "mirror_gates", "group_gates")
+    others = {call for call in quiet.world.calls()[before:] if call.rpartition(".")[2] not in (*looks, *gates)}
+    closing = {"dc-a/fence.close_users", "dc-a/fence.freeze_groups", "dc-a/groups.expel"}
+    assert others == {"dc-b/ledger.put", *closing}
