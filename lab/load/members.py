@@ -269,7 +269,7 @@ class Member(threading.Thread):
         self._dirty.clear()
         if refused is not None:
             raise _LostError(refused)
-        self._tally.committed(self._group)
+        self._tally.committed(self._group, self._refused_by)
 
     def _leave(self, consumer: Consumer) -> None:
         """Leave the group; what was not committed is read again by the next member."""

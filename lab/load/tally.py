@@ -20,6 +20,8 @@ class Tally:
         self.aborted = 0
         self.received: Counter[str] = Counter()
         self.commits: Counter[str] = Counter()
+        self.commits_on: dict[str, Counter[str]] = {}
+        """By cluster, then by group."""
         self.held_back = 0
         self.ready_ns: deque[int] = deque(maxlen=1000)
         self.last_cluster = ""
@@ -39,9 +41,10 @@ class Tally:
         with self._lock:
             self.received[group] += records
 
-    def committed(self, group: str) -> None:
+    def committed(self, group: str, cluster: str) -> None:
         with self._lock:
             self.commits[group] += 1
+            self.commits_on.setdefault(cluster, Counter())[group] += 1
 
     def gave_back(self, records: int) -> None:
         """Records of a transaction that was aborted."""
@@ -61,6 +64,7 @@ class Tally:
                 "aborted": self.aborted,
                 "received": dict(self.received),
                 "commits": dict(self.commits),
+                "commits_on": {cluster: dict(groups) for cluster, groups in self.commits_on.items()},
                 "held_back": self.held_back,
                 "cluster": self.last_cluster,
                 "last_ack_mono_ns": self.last_ack_ns,

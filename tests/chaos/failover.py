@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 
 from activities.failpoints import Failpoint
 from dcdr.errors import ConflictError, PlanRefusedError
@@ -30,6 +30,7 @@ from dcdr.loss import journal_key
 from dcdr.model import FailoverRequest, Holding, LossAcceptance, Outcome, Phase
 from lab import kafka
 from lab.faults import Way
+from lab.load.estate import STAYING
 from lab.processes import ProcessState
 from starter import client as front
 from tests.chaos.bad_days import CALL_S, UNDONE, drop_topic, held, mirror_stopped, new_topic, off
@@ -95,8 +96,22 @@ async def goes(scene: Scene, away: Away, first: bool = True) -> str:
 
 
 async def ready(scene: Scene) -> None:
-    """Wait until nothing holds the standby's agent back, so that what is played is not an unfit standby."""
+    """Wait until nothing holds the standby's agent back, and the mirror's checkpoints have reached every group: what is
+    played is not an unfit standby, nor a group so new that the other side knows nothing of it."""
     await until(f"{scene.there} to be ready to take over", lambda: off(_free, scene, scene.there), READY_S)
+    await until(f"every group's checkpoints on {scene.there}", lambda: off(_placed, scene), READY_S)
+
+
+def _placed(scene: Scene) -> bool:
+    """Whether each group of the load stands on the standby wherever it has read something on the active side."""
+    return all(_stands(scene, scene.here, group) <= _stands(scene, scene.there, group) for group in STAYING)
+
+
+def _stands(scene: Scene, member: str, group: str) -> set[tuple[str, int]]:
+    admin = scene.stage.lab.admin(member)  # kept: a client that is let go of gives up its answers
+    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+    found = asked[group].result(CALL_S).topic_partitions
+    return {(one.topic, one.partition) for one in found if one.offset > 0}
 
 
 def _free(scene: Scene, dc: str) -> bool:
@@ -130,6 +145,7 @@ async def seen_through(scene: Scene, fired: str, back: Go | None) -> Shown:
     if back is not None:
         await back(scene)
     loss = await stage.tail()
+    await stage.resumed(scene.load, scene.there)  # who could reach the old side all the while is put out by the tail
     assert not here.ever("users", "open"), f"{scene.here} opened: {here.changes()}"
     assert at_most is None or loss.records <= at_most, f"{loss.records} lost, at most {at_most} were announced"
     split = ", ".join(f"{name} {took.total_seconds():.1f}" for name, took in report.rto.items())

@@ -597,6 +597,22 @@ class Stage:
         """Wait for that many further acknowledgements of one side."""
         await asyncio.to_thread(load.wait_for_acks, more, 60.0, self.cluster_id(member))
 
+    async def resumed(self, load: Load, member: str) -> None:
+        """Wait until every group of the load that stays has committed on `member` from now on."""
+        cluster = self.cluster_id(member)
+
+        def commits(live: Mapping[str, Any]) -> Counter[str]:
+            return Counter(live.get("commits_on", {}).get(cluster, {}))
+
+        before = commits(load.live())
+        wanted = set(STAYING)
+        await asyncio.to_thread(
+            load.wait_until,
+            lambda live: {group for group, n in commits(live).items() if n > before[group]} >= wanted,
+            60.0,
+            f"every group's commit on {member}",
+        )
+
     async def judge(self, *, loss: TailResult | None = None, **demands: Any) -> Checked:
         """The checker's word on all loads since the lab was fresh; `loss`: exactly what it names may be missing."""
         asked = {"switchovers": None if self.maybe else self.moves, "rereads": dict(self.rereads), **demands}
