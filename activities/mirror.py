@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from temporalio import activity
 
-from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, connector_of, settle_groups, until_gates
+from activities.step import Steps, Stopwatch, ask, both, connector_of, settle_groups, until_gates
 from dcdr import drain, lease
 from dcdr.book import LedgerBook
 from dcdr.errors import MirrorLoopError, NotYetError
@@ -88,7 +88,7 @@ class MirrorActivities(Steps):
             name = mirror.source_connector
             if scope.gated:
                 gates = target.fence.mirror_gates
-                await until_gates(gates, Gate.OPEN, f"mirror of {target.name}", CONFIRM_SECONDS)
+                await until_gates(gates, Gate.OPEN, f"mirror of {target.name}")
             # A fenced producer fails its task at the next write only: a mirror that looks well may hold one, so the
             # tasks are restarted whatever they say.
             await target.connect.restart(name, only_failed=False)
