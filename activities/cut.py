@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
-from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, read_lease, until_gates
+from activities.step import Steps, Stopwatch, ask, both, read_lease, until_gates
 from activities.witness import source_tails, target_tails, verdicts
 from dcdr import drain
 from dcdr.book import LedgerBook
@@ -252,7 +252,7 @@ async def _shut_out(scope: Scope, operation: Operation) -> int:
     cuts = (await read_lease(scope)).record.cuts
     await ask(scope, Intent(operation=operation, ask=Ask.CLOSE_MIRROR, cuts=cuts))
     fence = scope.member(operation.target).fence
-    return await until_gates(fence.mirror_gates, Gate.CLOSED, f"mirror of {operation.target}", CONFIRM_SECONDS)
+    return await until_gates(fence.mirror_gates, Gate.CLOSED, f"mirror of {operation.target}")
 
 
 async def _revive(target: Member, connector: str, *, reload: bool) -> None:

@@ -156,7 +156,7 @@ class FailoverActivities(Steps):
             if lease.standing((await read_lease(scope)).record, operation) is Standing.MOVED:
                 return StepResult(**watch.so_far(), note=f"{operation.target} is open already")
             said = ""
-            closing = asyncio.create_task(_best_effort(_close(scope, operation.source))) if scope.cooperative else None
+            closing = None if scope.gated else asyncio.create_task(_best_effort(_close(scope, operation.source)))
             try:
                 brokers = await forks.fence(scope, operation)
                 if closing is not None:
@@ -181,7 +181,7 @@ class FailoverActivities(Steps):
                 entry, hold = EntryRef(key=key, digest=stored.ledger), ""
             else:
                 entry, fork = await forks.record(scope, operation, self._book)
-                hold = loss.hold(fork.bound, scope.failover, scope.cooperative)
+                hold = loss.hold(fork.bound, scope.failover, scope.gated)
             return ForkResult(
                 **watch.so_far(),
                 entry=entry,
@@ -375,7 +375,7 @@ async def _give_back(scope: Scope, operation: Operation, record: LeaseRecord) ->
     if not lease.users_may_write(record, operation.source):
         return
     source, _ = both(scope, operation)
-    if scope.cooperative:
+    if not scope.gated:
         await settle_users(source.fence, record, source.name)
         await settle_groups(source.fence, record, source.name)
     if record.mirrored:

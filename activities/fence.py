@@ -6,7 +6,7 @@ import logging
 
 from temporalio import activity
 
-from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, expel, settle_groups, settle_users, until_gates
+from activities.step import Steps, Stopwatch, ask, expel, settle_groups, settle_users, until_gates
 from dcdr.errors import DcdrError
 from dcdr.intent import Ask, Intent
 from dcdr.lease import Standing
@@ -32,7 +32,7 @@ class FenceActivities(Steps):
             fence = scope.member(dc).fence
             await ask(scope, Intent(operation=step.operation, ask=Ask.CLOSE))
             await fence.close_users()
-            brokers = await until_gates(fence.users_gates, Gate.CLOSED, f"users of {dc}", CONFIRM_SECONDS)
+            brokers = await until_gates(fence.users_gates, Gate.CLOSED, f"users of {dc}")
             return StepResult(**watch.so_far(), note=f"refused by every broker, {brokers}", counts={"brokers": brokers})
 
     @activity.defn(name="fence.open")
@@ -53,7 +53,7 @@ class FenceActivities(Steps):
             watch = Stopwatch()
             fence = scope.member(dc).fence
             await fence.open_users()
-            brokers = await until_gates(fence.users_gates, Gate.OPEN, f"users of {dc}", CONFIRM_SECONDS)
+            brokers = await until_gates(fence.users_gates, Gate.OPEN, f"users of {dc}")
             return StepResult(
                 **watch.so_far(), note=f"accepted by every broker, {brokers}", counts={"brokers": brokers}
             )
@@ -70,7 +70,7 @@ class FenceActivities(Steps):
             watch = Stopwatch()
             fence = scope.member(dc).fence
             await fence.freeze_groups()
-            brokers = await until_gates(fence.group_gates, Gate.CLOSED, f"groups of {dc}", CONFIRM_SECONDS)
+            brokers = await until_gates(fence.group_gates, Gate.CLOSED, f"groups of {dc}")
             return StepResult(
                 **watch.so_far(), note=f"commits refused by every broker, {brokers}", counts={"brokers": brokers}
             )
@@ -98,7 +98,7 @@ class FenceActivities(Steps):
             stayed = await _put_out(scope, left) if left else ""
             fence = scope.member(dc).fence
             await fence.thaw_groups()
-            brokers = await until_gates(fence.group_gates, Gate.OPEN, f"groups of {dc}", CONFIRM_SECONDS)
+            brokers = await until_gates(fence.group_gates, Gate.OPEN, f"groups of {dc}")
             note = f"commits taken by every broker, {brokers}{stayed}"
             return StepResult(**watch.so_far(), note=note, counts={"brokers": brokers})
 

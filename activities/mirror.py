@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 from temporalio import activity
 
-from activities.step import CONFIRM_SECONDS, Steps, Stopwatch, ask, both, connector_of, settle_groups, until_gates
-from dcdr import drain, lease
+from activities.step import Steps, Stopwatch, ask, both, connector_of, settle_groups, until_gates
+from dcdr import drain, lease, settle
 from dcdr.book import LedgerBook
 from dcdr.errors import MirrorLoopError, NotYetError
 from dcdr.intent import Ask, Intent
@@ -88,10 +88,8 @@ class MirrorActivities(Steps):
             name = mirror.source_connector
             if scope.gated:
                 gates = target.fence.mirror_gates
-                await until_gates(gates, Gate.OPEN, f"mirror of {target.name}", CONFIRM_SECONDS)
-            # A fenced producer fails its task at the next write only: a mirror that looks well may hold one, so the
-            # tasks are restarted whatever they say.
-            await target.connect.restart(name, only_failed=False)
+                await until_gates(gates, Gate.OPEN, f"mirror of {target.name}")
+            await settle.restart_mirror(target, mirror)
             await _until(target, (name,), lambda c: c.running, "RUNNING with all tasks", revive=True)
             return StepResult(**watch.so_far(), note=f"{name} runs with all tasks")
 
@@ -189,7 +187,7 @@ async def bring_back(scope: Scope, operation: Operation) -> None:
     mirror = mirror_of(scope, operation.source, operation.target)
     names = await _present(target, mirror.source_connector, mirror.checkpoint_connector, mirror.heartbeat_connector)
     await asyncio.gather(*(target.connect.resume(name) for name in names))
-    await target.connect.restart(mirror.source_connector, only_failed=False)
+    await settle.restart_mirror(target, mirror)
     await _until(target, names[:1], lambda c: c.running, "RUNNING with all tasks", revive=True)
     await _until(target, names[1:], _runs_or_idles(), "RUNNING", revive=True)
 

@@ -11,14 +11,15 @@ from typing import Any
 
 from dcdr import intent as intents
 from dcdr import lease
-from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, TransientError, UnreachableError
+from dcdr.errors import NotYetError, SupersededError, TransientError, UnreachableError
 from dcdr.intent import Intent
 from dcdr.lease import Standing
-from dcdr.model import GroupKind, LeaseRecord, Operation, StoredLease
+from dcdr.model import GroupKind, LeaseRecord, Operation
 from dcdr.plan import carried
 from dcdr.ports import Directory, Member, ProduceFence, Scope
 from dcdr.settle import FIRST_WAIT, LONGEST_WAIT
 from dcdr.settle import connector_of as connector_of  # the steps' own words, wherever they live
+from dcdr.settle import read_lease as read_lease
 from dcdr.settle import until_gates as until_gates
 
 Correction = Callable[[LeaseRecord], Awaitable[None]]
@@ -27,9 +28,6 @@ CORRECT_SECONDS, LONGEST_CORRECTION_WAIT = 10.0, 0.5
 
 ASK_SECONDS = 8.0
 """For an agent to obey: it is woken by a watch, and looks by itself every renew period."""
-
-CONFIRM_SECONDS = 8.0
-"""For every broker to obey: it hears of a marker within milliseconds, of a rule as fast as metadata travels."""
 
 EXPEL_SECONDS = 5.0
 """For a side that is not active to say who its members are and to remove them; it may be gone, and somebody waits."""
@@ -44,16 +42,6 @@ class Stopwatch:
 
     def so_far(self) -> dict[str, Any]:
         return {"started": self.started, "took": timedelta(seconds=time.monotonic() - self._began)}
-
-
-async def read_lease(scope: Scope) -> StoredLease:
-    """The scope's record. Raises: MisconfiguredError when there is none: it is never created by itself."""
-    stored = await scope.lease.read(scope.name)
-    if stored is None:
-        raise MisconfiguredError(
-            f"scope {scope.name} has no lease record; an operator creates it once, as docs/reference/settings.md tells"
-        )
-    return stored
 
 
 async def ask(scope: Scope, wish: Intent, seconds: float = ASK_SECONDS) -> LeaseRecord:

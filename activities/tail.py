@@ -63,8 +63,6 @@ CLOSE_READ = 8
 REACH = 16_384
 """Offsets of the target, back from the fork, in which the last record copied is looked for: more than a mirror copies
 between two of its commits at 1,600 records a second and partition."""
-REACHABLE_SECONDS = 10.0
-GATE_SECONDS = 8.0
 KEYS_CHARACTERS = 200_000
 """Of an answer with keys: Temporal's payloads are bounded, and keys may be long."""
 log = logging.getLogger("dcdr.tail")
@@ -90,7 +88,7 @@ class TailActivities(Steps):
         fence = scope.member(old).fence
         try:
             await asyncio.gather(fence.close_users(), fence.freeze_groups())
-            brokers = await until_gates(fence.group_gates, Gate.CLOSED, f"groups of {old}", GATE_SECONDS)
+            brokers = await until_gates(fence.group_gates, Gate.CLOSED, f"groups of {old}")
             removed = await expel(scope, old)
         finally:
             after = (await read_lease(scope)).record
@@ -99,30 +97,6 @@ class TailActivities(Steps):
                 await settle_groups(fence, after, old)
         note = f"users and groups refused by every broker of {old}, {brokers}; {removed} members that stayed removed"
         return StepResult(**watch.so_far(), note=note, counts={"brokers": brokers, "members": removed})
-
-    @activity.defn(name="tail.reachable")
-    async def reachable(self, scope_name: str) -> bool:
-        """Whether a tail is left to compute and can be: a failover left a side behind, nobody has reported its tail
-        yet, and that side answers with its users' gates closed on every broker."""
-        scope = self._directory.scope(scope_name)
-        record = (await read_lease(scope)).record
-        if record.behind is None or record.operation is not None:
-            return False
-        try:
-            async with asyncio.timeout(REACHABLE_SECONDS):
-                _, fork = await find_fork(scope, record, None)
-                if await _reports(scope, fork):
-                    return False
-                gates = await scope.member(fork.operation.source).fence.users_gates()
-        except (TransientError, TimeoutError):
-            return False
-        except InvalidRequestError as error:  # asked for by a person, the computation says it again, and fails
-            log.warning("the tail of %s on %s cannot be computed: %s", scope_name, record.behind, error)
-            return False
-        closed = bool(gates) and set(gates.values()) == {Gate.CLOSED}
-        if not closed:  # with `fence: acl` nobody may have closed it: it was dark when that was tried
-            log.info("%s answers and is not closed to users on every broker: its tail could still grow", record.behind)
-        return closed
 
     @activity.defn(name="tail.compute")
     async def compute(self, request: TailRequest) -> TailResult:
@@ -247,15 +221,15 @@ async def _closed(scope: Scope, record: LeaseRecord, fork: Fork) -> None:
     if record.operation is not None and lease.standing(record, fork.operation) is not Standing.MOVED:
         raise NotYetError(f"operation {record.op_id} is under way: the tail is computed after it")
     fence = scope.member(old).fence
-    await until_gates(fence.users_gates, Gate.CLOSED, f"users of {old}", GATE_SECONDS)
+    await until_gates(fence.users_gates, Gate.CLOSED, f"users of {old}")
     if scope.gated:
-        await until_gates(fence.mirror_gates, Gate.CLOSED, f"the mirror's gate of {old}", GATE_SECONDS)
+        await until_gates(fence.mirror_gates, Gate.CLOSED, f"the mirror's gate of {old}")
     standing = mirror_of(scope, new, old)
     try:
         stopped = (await connector_of(scope.member(old), standing.source_connector)).stopped
     except TransientError:
         # Where brokers obey the lease, the mirror is refused by them whatever Connect would say: `mirrored` is false.
-        if scope.cooperative:
+        if not scope.gated:
             raise
         return
     if not stopped:

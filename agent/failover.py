@@ -133,7 +133,7 @@ class LoneFailover:
         )
         await fork.fence(scope, operation)
         entry, written = await fork.record(scope, operation, LedgerBook())
-        if why := loss.hold(written.bound, scope.failover, scope.cooperative):
+        if why := loss.hold(written.bound, scope.failover, scope.gated):
             return why
         log.warning("%s: %s", self._dc, loss.describe(written.bound))
         await self._ask(
@@ -144,7 +144,7 @@ class LoneFailover:
 
     async def _let_in(self, scope: Scope, operation: Operation) -> None:
         """Users, the endpoint, consumers; the brokers have just been told, so they are given some seconds."""
-        give_up, wait = time.monotonic() + fork.CONFIRM_SECONDS, settle.FIRST_WAIT
+        give_up, wait = time.monotonic() + settle.CONFIRM_SECONDS, settle.FIRST_WAIT
         while True:
             try:
                 return await finish(scope, operation, self._dc)
@@ -161,7 +161,7 @@ class LoneFailover:
         """
         if scope.intents is None:
             raise MisconfiguredError(f"{scope.name} has no intents: every member needs an agent in the settings")
-        record = await fork.lease_of(scope)
+        record = (await settle.read_lease(scope)).record
         if intents.obey(record, wish) == record:
             return
         stored = await scope.intents.read(scope.name)
@@ -172,7 +172,7 @@ class LoneFailover:
         while True:
             self._keeper.wished()
             await asyncio.sleep(wait)
-            record = await fork.lease_of(scope)
+            record = (await settle.read_lease(scope)).record
             if intents.obey(record, wish) == record:
                 return
             if time.monotonic() >= give_up:

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 from agent.keeper import Keeper, NoRecordError
-from dcdr import drain, lease, translate
+from dcdr import drain, lease, settle, translate
 from dcdr import intent as intents
 from dcdr.book import LedgerBook
 from dcdr.errors import ConflictError, DcdrError, MisconfiguredError, NotYetError
@@ -110,8 +110,7 @@ async def finish(scope: Scope, operation: Operation, dc: str) -> None:
 
 
 async def _mirror_again(scope: Scope, operation: Operation) -> None:
-    """The mirror towards the target as it was. Its tasks are restarted whatever they say: one that was fenced notices
-    at its next write only.
+    """The mirror towards the target as it was.
 
     Raises: NotYetError while the mirror's gate is not open: the tasks would fail for good.
     """
@@ -122,7 +121,7 @@ async def _mirror_again(scope: Scope, operation: Operation) -> None:
         closed = [broker for broker, gate in gates.items() if gate is not Gate.OPEN]
         if closed or not gates:
             raise NotYetError(f"the mirror is not let in by brokers {closed or 'that nobody knows'} of {target.name}")
-    await target.connect.restart(mirror.source_connector, only_failed=False)
+    await settle.restart_mirror(target, mirror)
     await target.connect.resume(mirror.checkpoint_connector)
 
 

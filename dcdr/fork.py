@@ -22,7 +22,6 @@ from dcdr.model import (
     Fork,
     ForkRow,
     Gate,
-    LeaseRecord,
     LogEnds,
     Operation,
     Topic,
@@ -34,7 +33,6 @@ from dcdr.ports import Member, Scope
 
 log = logging.getLogger("dcdr.fork")
 
-CONFIRM_SECONDS = 8.0
 STOP_SECONDS = 20.0
 """In ACL mode the connectors are stopped first. The stop of one whose source is dark may take its graceful time-out;
 what it still does by then, the fencing of its transactional ids ends."""
@@ -70,14 +68,14 @@ async def fence(scope: Scope, operation: Operation) -> int:
     Returns: how many brokers confirmed it by effect.
     Raises: NotYetError naming the broker, connector or partition that is not so yet; SupersededError.
     """
-    lease.require(await lease_of(scope), operation, Standing.TAKEN)
+    lease.require((await settle.read_lease(scope)).record, operation, Standing.TAKEN)
     target = scope.member(operation.target)
     mirror = mirror_of(scope, operation.source, operation.target)
     if not scope.gated:
         await target.fence.close_users()
         await _stop(target, mirror.source_connector, mirror.checkpoint_connector)
     brokers, _ = await asyncio.gather(
-        settle.until_gates(target.fence.users_gates, Gate.CLOSED, f"users of {target.name}", CONFIRM_SECONDS),
+        settle.until_gates(target.fence.users_gates, Gate.CLOSED, f"users of {target.name}"),
         _mirror_closed(scope, target),
     )
     await _fence_ids(scope, operation)
@@ -90,7 +88,7 @@ async def record(scope: Scope, operation: Operation, book: LedgerBook) -> tuple[
 
     Precondition: `fence`. Raises: SupersededError; NotYetError when the target's logs do not stand still.
     """
-    taken = await lease_of(scope)
+    taken = (await settle.read_lease(scope)).record
     lease.require(taken, operation, Standing.TAKEN)
     target = scope.member(operation.target)
     mirror = mirror_of(scope, operation.source, operation.target)
@@ -105,7 +103,7 @@ async def record(scope: Scope, operation: Operation, book: LedgerBook) -> tuple[
     if grown := [str(place) for place, at in ends.items() if again[place].leo != at.leo]:
         raise NotYetError(f"{target.name} still grows although it is closed: {', '.join(grown[:5])}")
     found = loss.bound(journal, mirrored, taken, scope.lease_timing, scope.failover)
-    if scope.cooperative and scope.failover.even_behind_acls:
+    if not scope.gated and scope.failover.even_behind_acls:
         owner = f'; goes on behind ACLs by the owner\'s words: "{scope.failover.even_behind_acls}"'
         found = found.model_copy(update={"why": found.why + owner})
     fork = Fork(
@@ -116,14 +114,6 @@ async def record(scope: Scope, operation: Operation, book: LedgerBook) -> tuple[
         exactly_once=await _exactly_once(target, mirror.source_connector, journal),
     )
     return await book.write_fork(scope, fork), fork
-
-
-async def lease_of(scope: Scope) -> LeaseRecord:
-    """The scope's record. Raises: MisconfiguredError when there is none."""
-    stored = await scope.lease.read(scope.name)
-    if stored is None:
-        raise MisconfiguredError(f"scope {scope.name} has no lease record; see `dcdr lease bootstrap`")
-    return stored.record
 
 
 def _rows(
@@ -158,7 +148,7 @@ async def _mirror_closed(scope: Scope, target: Member) -> None:
     """Every broker refuses the mirror. With ACLs it has no gate of its own: it is stopped, and its ids are fenced."""
     if scope.gated:
         what = f"the mirror's gate of {target.name}"
-        await settle.until_gates(target.fence.mirror_gates, Gate.CLOSED, what, CONFIRM_SECONDS)
+        await settle.until_gates(target.fence.mirror_gates, Gate.CLOSED, what)
 
 
 async def _stop(target: Member, *connectors: str) -> None:

@@ -315,15 +315,15 @@ def _but(bound: LossBound, why: str) -> LossBound:
     return bound.model_copy(update={"why": why})
 
 
-def hold(bound: LossBound, policy: FailoverPolicy, cooperative: bool) -> str:
-    """Why a failover with this `bound` must not go on by itself; "" when it may. `cooperative`: the fence of the lost
+def hold(bound: LossBound, policy: FailoverPolicy, gated: bool) -> str:
+    """Why a failover with this `bound` must not go on by itself; "" when it may. Not `gated`: the fence of the lost
     side are rules (ACL mode), which do not close a side that is only cut off."""
     told = describe(bound)
     if policy.mode is FailoverMode.NEVER:
         return f"failover.mode is never: a person decides every failover. {told}"
     if policy.mode is FailoverMode.ASK:
         return f"failover.mode is ask. {told}"
-    if cooperative and not policy.even_behind_acls:
+    if not gated and not policy.even_behind_acls:
         return (
             "the fence is ACLs, which do not close a side that is only cut off: its users may still be writing, and "
             f"the bound counts only while it is dead. {told}"

@@ -290,12 +290,8 @@ class Scope:
     intents: IntentStore | None = None
     """Where agents keep the lease: what they are asked. None: there are no agents, and steps change the record."""
     gated: bool = False
-    """The brokers obey the agents' markers: the mirror has a gate of its own. False (ACL mode): it may always write."""
-
-    @property
-    def cooperative(self) -> bool:
-        """The fence is rules that stay as they are: a side that is cut off stays open."""
-        return not self.gated
+    """The brokers obey the agents' markers: a side that is cut off closes, and the mirror has a gate of its own. False
+    (ACL mode): the fence is rules that stay as they are, and the mirror may always write."""
 
     def member(self, name: str) -> Member:
         return self.members[name]

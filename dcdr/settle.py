@@ -1,4 +1,4 @@
-"""Waiting for an effect on a cluster, bounded: shared by the workflow's steps and by the agents."""
+"""Looking, and waiting for an effect on a cluster, bounded: shared by the workflow's steps and by the agents."""
 
 from __future__ import annotations
 
@@ -7,24 +7,37 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from dcdr import drain
-from dcdr.errors import NotYetError
-from dcdr.model import Connector, Gate, LogEnds, TopicPartition
-from dcdr.ports import Member
+from dcdr.errors import MisconfiguredError, NotYetError
+from dcdr.model import Connector, Gate, LogEnds, Mirror, StoredLease, TopicPartition
+from dcdr.ports import Member, Scope
 
 FIRST_WAIT, LONGEST_WAIT = 0.002, 0.05
 """Seconds between polls: short at first, because the outage is counted in milliseconds; then modest."""
 
+CONFIRM_SECONDS = 8.0
+"""For every broker to obey: it hears of a marker within milliseconds, of a rule as fast as metadata travels."""
 SETTLE_SECONDS = 8.0
 HELD_SECONDS = 0.25
 """An open transaction is listed and fenced beside the settling; one that is still there by now was not on that list."""
 
 
-async def until_gates(ask: Callable[[], Awaitable[Mapping[int, Gate]]], wanted: Gate, what: str, seconds: float) -> int:
+async def read_lease(scope: Scope) -> StoredLease:
+    """The scope's record. Raises: MisconfiguredError when there is none: it is never created by itself."""
+    stored = await scope.lease.read(scope.name)
+    if stored is None:
+        raise MisconfiguredError(
+            f"scope {scope.name} has no lease record; an operator creates it once, as docs/reference/settings.md tells"
+        )
+    return stored
+
+
+async def until_gates(ask: Callable[[], Awaitable[Mapping[int, Gate]]], wanted: Gate, what: str) -> int:
     """Poll until every broker answers `wanted`; return how many brokers did.
 
-    Raises: NotYetError with each broker's answer when `seconds` have passed. "No answer" is never taken for closed.
+    Raises: NotYetError with each broker's answer when `CONFIRM_SECONDS` have passed. "No answer" is never taken for
+    closed.
     """
-    give_up = time.monotonic() + seconds
+    give_up = time.monotonic() + CONFIRM_SECONDS
     wait = FIRST_WAIT
     while True:
         gates = await ask()
@@ -35,7 +48,7 @@ async def until_gates(ask: Callable[[], Awaitable[Mapping[int, Gate]]], wanted: 
             answers = (
                 ", ".join(f"broker {broker} {gate.value}" for broker, gate in sorted(others.items())) or "no broker"
             )
-            raise NotYetError(f"{what}: not {wanted.value} on every broker after {seconds:.0f} s ({answers})")
+            raise NotYetError(f"{what}: not {wanted.value} on every broker after {CONFIRM_SECONDS:.0f} s ({answers})")
         await asyncio.sleep(wait)
         wait = min(wait * 1.5, LONGEST_WAIT)
 
@@ -91,3 +104,13 @@ def tasks_of(connector: Connector) -> int:
 async def transactional_ids(member: Member, connector: str) -> list[str]:
     """As `task_ids`, of as many tasks as Connect allows."""
     return task_ids(member, connector, tasks_of(await connector_of(member, connector)))
+
+
+async def restart_mirror(target: Member, mirror: Mirror) -> None:
+    """Start the mirror's tasks anew, and the heartbeats that failed: whom a closed gate refused stays FAILED.
+
+    The mirror's own tasks whatever they say: one that was fenced notices at its next write only.
+    """
+    await target.connect.restart(mirror.source_connector, only_failed=False)
+    if mirror.heartbeat_connector in await target.connect.connectors():  # for dashboards; it may be missing
+        await target.connect.restart(mirror.heartbeat_connector, only_failed=True)

@@ -119,6 +119,8 @@ def connectors(plan: Plan, source: str, credentials: Path) -> Iterator[tuple[str
                 "sasl.jaas.config": f"${{file:{credentials}:jaas}}",
             }.items()
         },
+        # A connector's stop waits for what it is asking the source: a dead one keeps it for a minute at the defaults.
+        **{f"source.admin.{key}": "5000" for key in ("request.timeout.ms", "default.api.timeout.ms")},
         "replication.policy.class": "org.apache.kafka.connect.mirror.IdentityReplicationPolicy",
         "key.converter": BYTES,
         "value.converter": BYTES,

@@ -175,6 +175,9 @@ def server_properties(
         "log.cleaner.io.buffer.size": "262144",
         "log.cleaner.backoff.ms": "2000",
         "log.initial.task.delay.ms": "5000",
+        # Where a log starts after DeleteRecords is on disk only then. At the default, a minute, a broker that is killed
+        # comes back with records that the other side has deleted too, and a drain takes both for different histories.
+        "log.flush.start.offset.checkpoint.interval.ms": "1000",
         "log.index.size.max.bytes": "1048576",
         "group.coordinator.threads": "1",
         "controlled.shutdown.enable": "true" if plan.brokers > 1 else "false",

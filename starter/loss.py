@@ -44,8 +44,8 @@ async def compute_tail(client: Client, request: TailRequest) -> WorkflowHandle[T
     """Start the computation, or join the one that runs."""
     from temporalio.common import WorkflowIDConflictPolicy
 
-    from workflows.tail import TailWorkflow, tail_id
-    from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT
+    from workflows.tail import TailWorkflow
+    from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT, tail_id
 
     return await client.start_workflow(
         TailWorkflow.run,
@@ -66,8 +66,8 @@ async def _loss(scope: str, compute: bool, timeout: float, output: LossOutput) -
     from dcdr.model import TailRequest
     from starter.cli import DONE, FAILED, REFUSED, RUNNING, _say, _user
     from starter.client import REFUSALS, _innermost
-    from workflows.tail import TailWorkflow, tail_id
-    from workflows.temporal import connect
+    from workflows.tail import TailWorkflow
+    from workflows.temporal import connect, tail_id
 
     client = await connect()
     if compute:
@@ -107,8 +107,8 @@ async def _keys(request: KeysRequest, output: LossOutput) -> int:
 
     from starter.cli import DONE, FAILED, REFUSED, _say
     from starter.client import REFUSALS, _innermost
-    from workflows.tail import TailKeysWorkflow, tail_id
-    from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT, connect
+    from workflows.tail import TailKeysWorkflow
+    from workflows.temporal import TASK_QUEUE, TASK_TIMEOUT, connect, tail_id
 
     client = await connect()
     try:

@@ -101,7 +101,6 @@ def activities_of(directory: Directory, looked: Looked = _nobody) -> list[Callab
         failover.groups,
         failover.close_source,
         failover.restore,
-        tail.reachable,
         tail.close,
         tail.compute,
         tail.keys,

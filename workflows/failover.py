@@ -207,17 +207,20 @@ class FailoverWorkflow(Transition):
             f"--to {operation.source}`",
         )
         moved = asyncio.create_task(self._do(steps.STANDS, FailoverActivities.stands, order, policies.STANDING))
+        told = True
         try:
             await workflow.wait_condition(
                 lambda: self._acceptance is not None or self._superseded is not None or moved.done(), timeout=valid
             )
         except TimeoutError:
+            told = False
+        # Not in a `finally`: a run that is dropped from a worker's memory while it holds must not wait there.
+        self._holding = None
+        moved.cancel()
+        await asyncio.gather(moved, return_exceptions=True)
+        self._table.pop(steps.STANDS.name, None)
+        if not told:
             return False
-        finally:
-            self._holding = None
-            moved.cancel()
-            await asyncio.gather(moved, return_exceptions=True)
-            self._table.pop(steps.STANDS.name, None)
         acceptance = self._taken_acceptance()
         if acceptance is None:
             raise Superseded(self._superseded or "the lease moved on")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from temporalio import workflow
 
+from workflows.temporal import tail_id
 from workflows.transition import PHASE, SCOPE
 
 with workflow.unsafe.imports_passed_through():
@@ -15,11 +16,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows import policies, steps
 
 SHOWN = 20
-
-
-def tail_id(scope: str) -> str:
-    """The one workflow id of a scope's tail; the transition's stays free for what people want to do next."""
-    return f"dcdr/{scope}/tail"
 
 
 def check_tail_identity(request: TailRequest | None) -> None:

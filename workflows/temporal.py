@@ -30,7 +30,7 @@ def watch_id(scope: str) -> str:
 
 
 def tail_id(scope: str) -> str:
-    """The one workflow id of the computation of a scope's tail."""
+    """The one workflow id of a scope's tail; the transition's stays free for what people want to do next."""
     return f"dcdr/{scope}/tail"
 
 

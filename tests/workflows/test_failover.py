@@ -109,7 +109,7 @@ async def test_a_dead_site_is_failed_over_and_the_loss_is_bounded_before_the_new
 
 
 async def test_the_agents_carry_it_out_where_they_keep_the_lease(build: Callable[..., Case]) -> None:
-    case = build(agents=True, open_transaction=False)
+    case = build(agents=True, gated=True, open_transaction=False)
     case.lose(rate=1.0)
     async with case.agents("dc-b"), case.worker():
         report = await result(await case.fail_over())
@@ -370,7 +370,7 @@ async def test_a_switchover_beside_an_unfinished_failover_is_refused_with_what_t
 async def test_asked_by_a_person_while_the_source_lives_it_is_refused_with_the_reason(
     build: Callable[..., Case],
 ) -> None:
-    case = build(agents=True, open_transaction=False)
+    case = build(agents=True, gated=True, open_transaction=False)
     async with case.agents(), case.worker():
         cause = await refusal(await case.fail_over(by="me"))
         assert "shows signs of life" in cause.message
@@ -380,7 +380,7 @@ async def test_asked_by_a_person_while_the_source_lives_it_is_refused_with_the_r
 
 
 async def test_asked_by_a_person_the_candidates_agent_takes_over_and_it_goes_on(build: Callable[..., Case]) -> None:
-    case = build(agents=True, open_transaction=False, failover=FailoverPolicy(max_lost_records=None))
+    case = build(agents=True, gated=True, open_transaction=False, failover=FailoverPolicy(max_lost_records=None))
     case.world.keep_journal("dc-b", rate=1.0)
     case.world.kill_site("dc-a")
     async with case.agents("dc-b"), case.worker():

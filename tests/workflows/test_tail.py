@@ -13,7 +13,6 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from activities import tail as steps_of_tail
-from activities.tail import TailActivities
 from dcdr import drain
 from dcdr.model import (
     Fork,
@@ -34,7 +33,8 @@ from dcdr.model import (
 )
 from tests.workflows.harness import RUN_SECONDS, Case, Forks
 from workflows import steps
-from workflows.tail import TailKeysWorkflow, TailWorkflow, tail_id
+from workflows.tail import TailKeysWorkflow, TailWorkflow
+from workflows.temporal import tail_id
 
 A_TO_B, B_TO_A = "mm2-source.dc-a-to-dc-b", "mm2-source.dc-b-to-dc-a"
 
@@ -262,8 +262,6 @@ async def test_the_tail_waits_until_the_old_side_is_closed_and_settled(quiet: Ca
     await fail_over(quiet)
     come_back(quiet)
     quiet.world.set_rules("dc-a", users_denied=False)
-    activities = TailActivities(quiet.world.directory())
-    assert not await activities.reachable(quiet.scope)
     async with quiet.worker():
         handle = await begin(quiet)
         await _attempt_failed(handle, "payments-0: log end")
@@ -281,18 +279,6 @@ async def _attempt_failed(handle: WorkflowHandle[Any, Any], why: str) -> None:
             if any(why in activity.last_failure.message for activity in pending):
                 return
             await asyncio.sleep(0.05)
-
-
-async def test_the_watch_is_told_when_a_tail_can_be_computed_and_only_until_it_is_reported(quiet: Case) -> None:
-    activities = TailActivities(quiet.world.directory())
-    assert not await activities.reachable(quiet.scope)
-    await fail_over(quiet)
-    assert not await activities.reachable(quiet.scope)
-    come_back(quiet)
-    assert await activities.reachable(quiet.scope)
-    async with quiet.worker():
-        await computed(quiet)
-    assert not await activities.reachable(quiet.scope)
 
 
 async def test_keys_of_lost_records_are_told_on_request(quiet: Case) -> None:

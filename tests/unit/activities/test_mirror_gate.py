@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from activities import cut as steps
-from activities import mirror as connectors
 from activities.fence import FenceActivities
-from dcdr import lease
+from dcdr import lease, settle
 from dcdr.errors import NotYetError, SupersededError
 from dcdr.model import ConnectorState, StepInput, StepResult
 from tests.unit.activities.test_hand_over import OPERATION, Estate, do
@@ -56,7 +54,7 @@ async def test_the_ends_are_taken_when_every_broker_refuses_the_mirror(build: Ca
 
 
 async def test_no_answer_is_not_taken_for_closed(build: Callable[..., Estate], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "CONFIRM_SECONDS", 0.2)
+    monkeypatch.setattr(settle, "CONFIRM_SECONDS", 0.2)
     estate = build()
     order = await drained(estate)
     entries = set(estate.world.ledger("dc-b"))
@@ -110,7 +108,7 @@ async def test_tasks_are_restarted_when_every_broker_lets_the_mirror_in_again(bu
 async def test_behind_a_closed_gate_no_task_is_restarted(
     build: Callable[..., Estate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connectors, "CONFIRM_SECONDS", 0.2)
+    monkeypatch.setattr(settle, "CONFIRM_SECONDS", 0.2)
     estate = build()
     await do(estate.cut.close_mirror, await drained(estate))
     with pytest.raises(NotYetError, match="mirror of dc-b: not open on every broker"):

@@ -9,6 +9,7 @@ import pytest
 
 from activities import step
 from activities.step import Steps, settle_groups, settle_users, until_gates
+from dcdr import settle
 from dcdr.errors import MisconfiguredError, NotYetError, PermanentError, SupersededError, UnreachableError
 from dcdr.lease import Standing
 from dcdr.model import Gate, LeaseRecord
@@ -172,16 +173,18 @@ OPEN, CLOSED, UNKNOWN = Gate.OPEN, Gate.CLOSED, Gate.UNKNOWN
 
 async def test_a_gate_is_closed_when_every_broker_has_said_so_in_one_look() -> None:
     brokers = Brokers({1: OPEN, 2: CLOSED}, {1: CLOSED, 2: OPEN}, {1: CLOSED, 2: UNKNOWN}, {1: CLOSED, 2: CLOSED})
-    assert await until_gates(brokers, CLOSED, "users", 5.0) == 2
+    assert await until_gates(brokers, CLOSED, "users") == 2
     assert brokers.asked == 4
 
 
 @pytest.mark.parametrize("wanted", [OPEN, CLOSED])
-async def test_no_answer_is_never_taken_for_the_wanted_one(wanted: Gate) -> None:
+async def test_no_answer_is_never_taken_for_the_wanted_one(wanted: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "CONFIRM_SECONDS", 0.02)
     with pytest.raises(NotYetError, match=rf"users: not {wanted} on every broker after 0 s \(broker 2 unknown\)"):
-        await until_gates(Brokers({1: wanted, 2: UNKNOWN}), wanted, "users", 0.02)
+        await until_gates(Brokers({1: wanted, 2: UNKNOWN}), wanted, "users")
 
 
-async def test_a_cluster_without_brokers_is_neither_open_nor_closed() -> None:
+async def test_a_cluster_without_brokers_is_neither_open_nor_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "CONFIRM_SECONDS", 0.02)
     with pytest.raises(NotYetError, match="no broker"):
-        await until_gates(Brokers({}), CLOSED, "users", 0.02)
+        await until_gates(Brokers({}), CLOSED, "users")

@@ -20,7 +20,7 @@ from agent.keeper import Keeper
 from dcdr.bounds import PRESETS, Preset
 from dcdr.errors import MisconfiguredError, NotYetError, SupersededError, UnreachableError
 from dcdr.intent import GRACE
-from dcdr.model import GroupVerdict, Phase
+from dcdr.model import ConnectorState, GroupVerdict, Phase
 from dcdr.ports import EndpointView, Scope
 from tests.unit.activities.test_groups import Moving
 from tests.unit.activities.test_hand_over import OPERATION, do
@@ -248,3 +248,15 @@ async def test_what_the_agent_opened_again_is_as_before(build: Callable[..., Lef
     left.world.late_append("dc-a", "orders", 0, ["after all"])
     left.world.pump(20)
     assert left.world.values("dc-b", "orders", 0)[-1] == "after all", "a fenced task would copy nothing"
+
+
+async def test_the_heartbeats_that_the_closed_gate_refused_run_again(build: Callable[..., Left]) -> None:
+    """They beat once a second, and between the closing of the mirror and the deadline there is time for many."""
+    left, beats = build(dc="dc-a"), "mm2-heartbeat.dc-a-to-dc-b"
+    await left.close()
+    left.after = timedelta(0)
+    await left.look()
+    left.world.set_connector("dc-b", beats, tasks=[ConnectorState.FAILED])
+    left.after = GRACE
+    await left.look()
+    assert left.world.connector("dc-b", beats).running

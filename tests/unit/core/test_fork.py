@@ -43,7 +43,7 @@ async def test_every_broker_confirms_and_the_mirrors_tasks_are_fenced(build: Cal
 async def test_a_broker_that_does_not_answer_confirms_nothing(
     build: Callable[..., Failing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fork, "CONFIRM_SECONDS", 0.05)
+    monkeypatch.setattr(settle, "CONFIRM_SECONDS", 0.05)
     failing = await taken(build())
     failing.world.freeze_broker("dc-b", 2)
     with pytest.raises(NotYetError, match="broker 2 unknown"):
@@ -53,7 +53,7 @@ async def test_a_broker_that_does_not_answer_confirms_nothing(
 async def test_a_gate_that_lets_the_mirror_in_is_waited_for(
     build: Callable[..., Failing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fork, "CONFIRM_SECONDS", 0.05)
+    monkeypatch.setattr(settle, "CONFIRM_SECONDS", 0.05)
     failing = await taken(build())
 
     class Open:

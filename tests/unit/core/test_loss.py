@@ -129,7 +129,7 @@ def test_nobody_knows_without_a_journal_of_this_very_tenure(change: dict[str, ob
     found = loss.bound(journal().model_copy(update=change), {P0: 999}, taken(10), TIMING, POLICY)
     assert found.records is None
     assert why in found.why
-    assert why in loss.hold(found, POLICY, False)
+    assert why in loss.hold(found, POLICY, True)
 
 
 def test_nobody_knows_without_a_journal_or_the_time_of_the_takeover() -> None:
@@ -323,37 +323,37 @@ SMALL = LossBound(records=10, known=4, assumed=6, since=at(0), until=at(5), jour
 
 
 def test_inside_the_budget_it_goes_on_by_itself() -> None:
-    assert loss.hold(SMALL, POLICY, False) == ""
-    assert loss.hold(SMALL, FailoverPolicy(max_lost_records=10, max_lost_seconds=5), False) == ""
+    assert loss.hold(SMALL, POLICY, True) == ""
+    assert loss.hold(SMALL, FailoverPolicy(max_lost_records=10, max_lost_seconds=5), True) == ""
     endless = FailoverPolicy(max_lost_records=None, max_lost_seconds=None)
-    assert loss.hold(SMALL.model_copy(update={"records": 10**9, "since": None}), endless, False) == ""
+    assert loss.hold(SMALL.model_copy(update={"records": 10**9, "since": None}), endless, True) == ""
 
 
 @pytest.mark.parametrize(
-    ("policy", "bound", "cooperative", "why"),
+    ("policy", "bound", "gated", "why"),
     [
-        (FailoverPolicy(mode=FailoverMode.NEVER), SMALL, False, r"never.*at most 10 records"),
-        (FailoverPolicy(mode=FailoverMode.ASK), SMALL, False, r"ask.*at most 10 records.*of 5 s \(4 seen, 6 assumed\)"),
-        (FailoverPolicy(max_lost_records=9), SMALL, False, "budget of 9 records"),
-        (FailoverPolicy(max_lost_seconds=4.5), SMALL, False, r"budget of 4\.5 s"),
-        (POLICY, SMALL.model_copy(update={"since": None}), False, "never seen caught up"),
-        (POLICY, LossBound(records=None, why="no journal"), False, "not known: no journal"),
+        (FailoverPolicy(mode=FailoverMode.NEVER), SMALL, True, r"never.*at most 10 records"),
+        (FailoverPolicy(mode=FailoverMode.ASK), SMALL, True, r"ask.*at most 10 records.*of 5 s \(4 seen, 6 assumed\)"),
+        (FailoverPolicy(max_lost_records=9), SMALL, True, "budget of 9 records"),
+        (FailoverPolicy(max_lost_seconds=4.5), SMALL, True, r"budget of 4\.5 s"),
+        (POLICY, SMALL.model_copy(update={"since": None}), True, "never seen caught up"),
+        (POLICY, LossBound(records=None, why="no journal"), True, "not known: no journal"),
         (
             FailoverPolicy(max_lost_records=None, max_lost_seconds=None),
             LossBound(records=None, why="no journal"),
-            False,
+            True,
             "not known",
         ),
-        (POLICY, SMALL, True, "ACLs"),
-        (FailoverPolicy(even_behind_acls="we know", max_lost_records=9), SMALL, True, "budget"),
+        (POLICY, SMALL, False, "ACLs"),
+        (FailoverPolicy(even_behind_acls="we know", max_lost_records=9), SMALL, False, "budget"),
     ],
 )
-def test_else_it_holds_and_says_why(policy: FailoverPolicy, bound: LossBound, cooperative: bool, why: str) -> None:
-    assert re.search(why, loss.hold(bound, policy, cooperative))
+def test_else_it_holds_and_says_why(policy: FailoverPolicy, bound: LossBound, gated: bool, why: str) -> None:
+    assert re.search(why, loss.hold(bound, policy, gated))
 
 
 def test_behind_acls_it_goes_on_only_by_the_owners_words() -> None:
-    assert loss.hold(SMALL, FailoverPolicy(even_behind_acls="the link is a dark fibre we own"), True) == ""
+    assert loss.hold(SMALL, FailoverPolicy(even_behind_acls="the link is a dark fibre we own"), False) == ""
 
 
 @pytest.mark.parametrize(
