@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from agent.finisher import Estate, finish
 from agent.keeper import Keeper
+from agent.looking import for_ever
 from dcdr import fork, lease, loss, settle
 from dcdr import intent as intents
 from dcdr.book import LedgerBook
@@ -58,13 +59,7 @@ class LoneFailover:
 
     async def watch(self) -> None:
         """Look for ever."""
-        while True:
-            try:
-                await self.look()
-            except Exception as error:  # whatever it is, the lease is kept beside it
-                defect = not isinstance(error, DcdrError)
-                log.warning("%s: the failover is not done yet: %s", self._dc, error, exc_info=defect)
-            await asyncio.sleep(LOOK_SECONDS)
+        await for_ever(self.look, LOOK_SECONDS, log, f"{self._dc}: the failover is not done yet")
 
     async def look(self) -> None:
         """Go through the failover while the lease is proven to be ours and nobody else does.

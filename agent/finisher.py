@@ -8,17 +8,17 @@ what was done here.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 from agent.keeper import Keeper, NoRecordError
+from agent.looking import for_ever
 from dcdr import drain, lease, settle, translate
 from dcdr import intent as intents
 from dcdr.book import LedgerBook
-from dcdr.errors import ConflictError, DcdrError, MisconfiguredError, NotYetError
+from dcdr.errors import ConflictError, MisconfiguredError, NotYetError
 from dcdr.lease import Standing
 from dcdr.marker import Role
 from dcdr.model import (
@@ -54,13 +54,7 @@ class Finisher:
 
     async def watch(self) -> None:
         """Look for ever."""
-        while True:
-            try:
-                await self.look()
-            except Exception as error:  # whatever it is, the lease is kept beside it
-                defect = not isinstance(error, DcdrError)
-                log.warning("%s: what was left behind is not finished yet: %s", self._dc, error, exc_info=defect)
-            await asyncio.sleep(LOOK_SECONDS)
+        await for_ever(self.look, LOOK_SECONDS, log, f"{self._dc}: what was left behind is not finished yet")
 
     async def look(self) -> None:
         """Finish what is left behind, while the lease is proven to be ours.

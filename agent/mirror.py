@@ -6,12 +6,11 @@ FAILED, so the mirror would stand still after the lease is back until a person l
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection
 
 from agent.keeper import Keeper
-from dcdr.errors import DcdrError
+from agent.looking import for_ever
 from dcdr.marker import Role
 from dcdr.model import Connector
 from dcdr.ports import MirrorControl
@@ -35,13 +34,7 @@ class MirrorKeeper:
 
     async def watch(self) -> None:
         """Look for ever."""
-        while True:
-            try:
-                await self.look()
-            except Exception as error:  # whatever it is, the lease is kept beside it
-                defect = not isinstance(error, DcdrError)
-                log.warning("%s: the mirror was not looked at: %s", self._dc, error, exc_info=defect)
-            await asyncio.sleep(LOOK_SECONDS)
+        await for_ever(self.look, LOOK_SECONDS, log, f"{self._dc}: the mirror was not looked at")
 
     async def look(self) -> None:
         """Restart once what was shut out. An operation has the connectors to itself: nothing is done while one runs.

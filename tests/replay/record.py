@@ -19,10 +19,13 @@ from temporalio.client import WorkflowHandle
 from activities.failpoints import Failpoint
 from dcdr.errors import MisconfiguredError
 from dcdr.model import AbortRequest, LossAcceptance, RecoveryRequest
+from dcdr.watching import Watching, WatchState
 from starter.client import abort, accept_loss, ended, holding
 from tests.workflows.harness import BY_ITSELF, RUN_SECONDS, Case, server
 from workflows import steps
+from workflows.lookout import ensure_running
 from workflows.steps import Step
+from workflows.temporal import watch_id
 from workflows.transition import transition_id
 
 HISTORIES = Path(__file__).with_name("histories")
@@ -124,6 +127,24 @@ async def superseded(case: Case) -> Handle:
         return await finished(handle)
 
 
+async def watched(case: Case) -> Handle:
+    """The watch of a lease that is taken over: it starts the failover, sees it through, and goes on watching."""
+    async with case.worker():
+        await ensure_running(case.client, case.scope, task_queue=case.queue)
+        watch = case.client.get_workflow_handle(watch_id(case.scope))
+        await until(watch, lambda state: state.record is not None)
+        case.lose(rate=1.0)
+        await until(watch, lambda state: state.failovers == 1 and not state.busy)
+        return watch
+
+
+async def until(watch: Handle, met: Callable[[WatchState], bool]) -> None:
+    """Until the watch's state is as `met` wants it."""
+    async with asyncio.timeout(RUN_SECONDS):
+        while not met((await watch.query("watching", result_type=Watching)).state):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 async def held(case: Case) -> None:
     """Until the failover holds."""
     async with asyncio.timeout(RUN_SECONDS):
@@ -160,7 +181,7 @@ async def finished(handle: Handle) -> Handle:
     return handle
 
 
-FAILOVERS = (failed_over, loss_accepted, handed_back)
+FAILOVERS = (failed_over, loss_accepted, handed_back, watched)
 WAYS = (
     done,
     planned,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,14 @@ SOURCE_MIRROR, CHECKPOINTS = "mm2-source.dc-a-to-dc-b", "mm2-checkpoint.dc-a-to-
 
 
 class Failing:
-    """`cooperative`: the scope's fence is ACLs, although agents keep its lease."""
+    """Not `gated`: the scope's fence is ACLs, although agents keep its lease."""
 
     def __init__(
-        self, path: Path, *, after: timedelta | None = timedelta(seconds=30), cooperative: bool = False, **world: Any
+        self, path: Path, *, after: timedelta | None = timedelta(seconds=30), gated: bool = True, **world: Any
     ) -> None:
-        self.world = MemoryWorld.create(path, open_transaction=False, agents=True, gated=not cooperative, **world)
+        self.world = MemoryWorld.create(path, open_transaction=False, agents=True, gated=gated, **world)
         self.directory, self.file = memory_directory(path), WorldFile(path)
-        self.time, self.opened, self.cooperative = 0.0, 0, cooperative
+        self.time, self.opened = 0.0, 0
         self.keeper = Keeper(
             "dc-b", "lab", MemoryLeaseStore(self.file), MemoryIntentStore(self.file), PRESETS[Preset.TEST],
             clock=lambda: self.time, now=self.now,
@@ -49,7 +48,7 @@ class Failing:
 
     @property
     def scope(self) -> Scope:
-        return replace(self.directory.scope("lab"), gated=not self.cooperative)
+        return self.directory.scope("lab")
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Scope]:

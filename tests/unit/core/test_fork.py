@@ -101,7 +101,7 @@ async def test_connect_that_is_down_too_does_not_keep_the_mirror_unfenced(
 
 
 async def test_behind_acls_users_are_denied_and_the_mirror_is_stopped(build: Callable[..., Failing]) -> None:
-    failing = await taken(build(cooperative=True))
+    failing = await taken(build(gated=False))
     await fork.fence(failing.scope, FAILOVER)
     for name in (SOURCE_MIRROR, CHECKPOINTS):
         assert failing.world.connector("dc-b", name).state is ConnectorState.STOPPED
@@ -113,13 +113,13 @@ async def test_a_stop_that_hangs_is_bounded_and_then_the_fence_counts(
     build: Callable[..., Failing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork, "STOP_SECONDS", 0.05)
-    failing = await taken(build(cooperative=True))
+    failing = await taken(build(gated=False))
     failing.world.leave_a_status("dc-b", SOURCE_MIRROR)
     assert await fork.fence(failing.scope, FAILOVER) == 2
 
 
 async def test_what_is_written_down_is_what_the_target_holds_and_the_journal_saw(build: Callable[..., Failing]) -> None:
-    failing = build(failover=FailoverPolicy(even_behind_acls="a link of our own"), cooperative=True)
+    failing = build(failover=FailoverPolicy(even_behind_acls="a link of our own"), gated=False)
     failing.world.pump(20)
     await failing.looks(3)
     failing.world.mirror_rate(0)
