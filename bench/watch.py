@@ -200,8 +200,7 @@ async def measure(
         say(f"idle for {idle:.0f} s: {rss:.0f} MB, {share * 100:.1f} % of a core, {reads_per_s:.0f} reads/s")
         busy = directory.names()[: min(BUSY_SCOPES, watches)]
         takeovers = max(1, changes // 2 // len(busy))
-        await asyncio.gather(*(take_over(shelf, first, name, takeovers) for name in busy))
-        told = [await settled(client, name, 2 * takeovers + 1) for name in busy]
+        told = await asyncio.gather(*(take_over(client, shelf, first, name, takeovers) for name in busy))
         say(f"{2 * takeovers * len(busy)} changes in {time.monotonic() - began - idle:.0f} s")
         histories = [await lengths(client, name) for name in busy]
     took = [one for name in busy for one in first.took[name]]
@@ -249,18 +248,22 @@ async def settled(client: Client, name: str, changes: int) -> Watching:
             await asyncio.sleep(0.3)
 
 
-async def take_over(shelf: Shelf, first: FirstStep, name: str, times: int) -> None:
-    """Take the lease over so many times, each after the one before was opened and seen open."""
+async def take_over(client: Client, shelf: Shelf, first: FirstStep, name: str, times: int) -> Watching:
+    """Take the lease over so many times, each after the watch has seen the one before opened: it looks at levels, and
+    of two changes that come too close it would rightly see one."""
+    found = await settled(client, name, 1)
     for done in range(times):
         stored = await shelf.read(name)
         assert stored is not None
         epoch = stored.record.epoch + 1
         holder = SITES[epoch % 2]
+        seen = found.state.changes
         shelf.put(stored.record.model_copy(update={"epoch": epoch, "holder": holder, "phase": Phase.ACQUIRED}))
         async with asyncio.timeout(GIVE_UP_S):
             while len(first.took.get(name, ())) <= done:  # noqa: ASYNC110 - what ends it is in another task's list
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)  # so that the opening is a change of its own, and the failover has ended
+        found = await settled(client, name, seen + 2)
+    return found
 
 
 async def lengths(client: Client, name: str) -> list[int]:
