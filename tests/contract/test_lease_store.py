@@ -46,6 +46,7 @@ async def test_every_field_survives_the_store(lease_world: LeaseWorld) -> None:
         cuts=2,
         op_kind=OperationKind.FAILOVER,
         behind="dc-b",
+        last_open="dc-a",
         acquired_at=datetime(2026, 11, 21, 11, 59, 0, 5, tzinfo=UTC),
         acquired_after_s=14.2,
         pause=Pause(until=datetime(2026, 11, 21, 13, tzinfo=UTC), maintenance=True, by="ada", reason="disks"),
