@@ -1,10 +1,10 @@
 """`make test` and `make check`: set up, build, check, run the suites, and tell at the end where the time went.
 
-Two lanes run side by side until the shared lab has the machine to itself. One needs no servers: style, types, arrows,
-unit, model and workflow tests, which mostly wait. The other builds the servers and then tests the authorizer and each
-adapter against them; what it prints comes phase by phase, when the phase is over. Every phase runs even when an earlier
-one failed, except those that need the servers when these could not be built, so that one run shows everything that is
-wrong.
+Two lanes run side by side at first. One needs no servers: style, types, arrows, unit, model and workflow tests, of
+which the last mostly wait. The other builds the servers, and beside the workflow tests it tests each adapter against
+them; what it prints comes when it is over. The authorizer's tests, which measure times, and the shared lab have the
+machine to themselves. Every phase runs even when an earlier one failed, except those that need the servers when these
+could not be built, so that one run shows everything that is wrong.
 
 Runs on the system's python3, before there is a virtual environment. Exit codes: 0 all is well, 1 something is
 not, 2 usage.
@@ -162,7 +162,7 @@ def check(run: Run) -> None:
 
 def test(run: Run) -> None:
     """Do everything."""
-    is_set_up = threading.Event()
+    is_checked = threading.Event()
     built: list[bool] = []
 
     def with_servers() -> None:
@@ -170,25 +170,26 @@ def test(run: Run) -> None:
         start = run.now()
         built.append(_succeeds(["make", "toolchain"], DEADLINE_S["servers"]))
         run.add(Phase("servers", start, run.now(), built[0], "jars and Go builds"))
-        if built[0]:
-            run.junit()
-            is_set_up.wait()
+        is_checked.wait()
+        if built[0] and has_venv:
             run.suite(WITH_SERVERS)
 
+    has_venv = False
     lane = threading.Thread(target=with_servers)
     lane.start()
     try:
-        has_venv = set_up(run)
+        if has_venv := set_up(run):
+            check(run)
+            run.suite("tests/models")
     finally:
-        is_set_up.set()
+        is_checked.set()
     if has_venv:
-        check(run)
-        run.suite("tests/models")
         run.suite("tests/workflows")
     waiting = run.now()
     lane.join()
     run.add(Phase("waiting for the other lane", waiting, run.now(), True))
     if has_venv and built[0]:
+        run.junit()
         run.suite(WITH_THE_LAB)
 
 

@@ -42,12 +42,16 @@ def test_every_error_is_of_one_of_the_three_kinds_of_trouble() -> None:
 class Step(ActivityInboundInterceptor):
     """Where the activity itself would be."""
 
-    def __init__(self, *, fails: Exception | None = None, takes: float = 0.0) -> None:
-        self.fails, self.takes, self.runs = fails, takes, 0
+    def __init__(self, *, fails: Exception | None = None, beats: int = 0) -> None:
+        """`beats`: it takes until so many were heard, at most ten seconds."""
+        self.fails, self.beats, self.runs = fails, beats, 0
+        self.heard: list[object] = []
 
     async def execute_activity(self, input: ExecuteActivityInput) -> str:  # noqa: A002
         self.runs += 1
-        await asyncio.sleep(self.takes)
+        async with asyncio.timeout(10):
+            while len(self.heard) < self.beats:  # noqa: ASYNC110 - whoever beats knows no event of ours
+                await asyncio.sleep(0.005)
         if self.fails is not None:
             raise self.fails
         return "done"
@@ -79,10 +83,9 @@ async def run(step: Step, *points: Failpoint, folder: Path | None = None) -> tup
     """The interceptor around `step`, as an activity of type `unknown` (the test environment's); and its heartbeats."""
     wrapped = StepInterceptor(Failpoints(points, folder)).intercept_activity(step)
     environment = ActivityEnvironment()
-    beats: list[object] = []
-    environment.on_heartbeat = lambda *details: beats.append(details)
+    environment.on_heartbeat = lambda *details: step.heard.append(details)
     given = ExecuteActivityInput(fn=close, args=[StepInput(operation=OPERATION)], executor=None, headers={})
-    return await environment.run(wrapped.execute_activity, given), beats
+    return await environment.run(wrapped.execute_activity, given), step.heard
 
 
 async def test_a_step_that_works_is_passed_through_and_logged_with_its_operation(
@@ -114,7 +117,7 @@ async def test_an_error_nobody_expected_is_left_as_it_is() -> None:
 
 async def test_a_step_that_waits_proves_that_its_worker_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interceptor, "HEARTBEAT_SECONDS", 0.005)
-    _, beats = await run(Step(takes=0.1))
+    _, beats = await run(Step(beats=3))
     assert len(beats) >= 3
 
 

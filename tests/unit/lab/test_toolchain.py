@@ -141,20 +141,30 @@ def test_a_jar_too_many_is_refused(tool: Callable[[str, str], None]) -> None:
 
 
 def test_go_is_told_the_locked_version_and_its_progress_is_counted(
-    tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+    tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(build, "SAY_EVERY_S", 0.1)
+    counted = tmp_path / "counted"
+    monkeypatch.setenv("COUNTED", str(counted))
     tool(
         "go",
         """
         if [ "$1" = list ]; then printf 'a\\nb\\nc\\n'; exit 0; fi
         while [ "$1" != -o ]; do echo "$1" >> "$CALLS"; shift; done
-        printf 'go: downloading x v1\\na\\nb/c\\n' >&2; sleep 1; printf d >&2
+        printf 'go: downloading x v1\\na\\nb/c\\n' >&2
+        for i in $(seq 300); do if [ -e "$COUNTED" ]; then break; fi; sleep 0.1; done
+        printf d >&2
         printf binary > "$2"
         """,
     )
     said: list[str] = []
-    toolchain = ensure([Part.TOXIPROXY], said.append)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("toxiproxy: 2 of 3"):
+            counted.touch()
+
+    toolchain = ensure([Part.TOXIPROXY], say)
     assert toolchain.toxiproxy_server.read_text() == "binary"
     assert "-X github.com/Shopify/toxiproxy/v2.Version=v1.2.3" in Path(os.environ["CALLS"]).read_text()
     assert any(line.startswith("toxiproxy: 2 of 3 packages compiled, ") for line in said), said
