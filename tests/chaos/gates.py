@@ -185,7 +185,7 @@ async def agents_of_one_data_center(scene: Scene) -> Shown:
     """A second agent beside the first stands by; it acts when the first is gone, before anything closes."""
     lab, first = scene.stage.lab, f"agent-{scene.here}"
     here = Trace(scene, scene.here)
-    seen = yaml.safe_load((lab.home.config / f"{first}.yaml").read_text())
+    seen = yaml.safe_load(lab.home.site_settings(scene.here).read_text())
     own = seen["scopes"][SCOPE]["members"][scene.here]["agent"]
     host = own["listen"].rpartition(":")[0]
     own |= {name: f"{host}:{_free_port(host)}" for name in ("listen", "status")}
@@ -273,7 +273,7 @@ async def agent_of_the_wrong_side(scene: Scene) -> Shown:
     lab, name = scene.stage.lab, f"agent-{scene.there}"
     here, there = Trace(scene, scene.here), Trace(scene, scene.there)
     await off(lab.process(name).stop)
-    seen = yaml.safe_load((lab.home.config / f"{name}.yaml").read_text())
+    seen = yaml.safe_load(lab.home.site_settings(scene.there).read_text())
     members = seen["scopes"][SCOPE]["members"]
     members[scene.here]["agent"] = members[scene.there]["agent"] | {"state": str(scene.stage.folder / "wrong-agent")}
     with another_agent(scene, "wrong-agent", seen) as wrong:
