@@ -27,14 +27,14 @@ FOLLOW_SECONDS = 10 * 60.0
 log = logging.getLogger("dcdr.watch")
 
 
-def _nobody(_: str) -> None:
+def nobody(_: str) -> None:
     """Whom looks are told where nobody counts them."""
 
 
 class WatchActivities(Steps):
     """`looked` is called with the scope's name after every look that the store answered."""
 
-    def __init__(self, directory: Directory, looked: Callable[[str], None] = _nobody) -> None:
+    def __init__(self, directory: Directory, looked: Callable[[str], None] = nobody) -> None:
         super().__init__(directory)
         self._looked = looked
 

@@ -20,7 +20,7 @@ from activities.lease import LeaseActivities
 from activities.mirror import MirrorActivities
 from activities.status import StatusActivities
 from activities.tail import TailActivities
-from activities.watch import WatchActivities
+from activities.watch import WatchActivities, nobody
 from dcdr.book import LedgerBook
 from dcdr.ports import Directory
 from workflows.failover import FailoverWorkflow
@@ -46,11 +46,7 @@ STEPS_AT_ONCE, WAITS_OF_A_SCOPE = 100, 3
 Looked = Callable[[str], None]
 
 
-def _nobody(_: str) -> None:
-    """Whom looks at a lease are told by default."""
-
-
-def activities_of(directory: Directory, looked: Looked = _nobody) -> list[Callable[..., Any]]:
+def activities_of(directory: Directory, looked: Looked = nobody) -> list[Callable[..., Any]]:
     """Every step, bound to `directory`; they share one book of ledger entries. `looked`: told each look at a lease."""
     book = LedgerBook()
     status = StatusActivities(directory, book)
@@ -117,7 +113,7 @@ def build_worker(
     *,
     task_queue: str = TASK_QUEUE,
     failpoints: Failpoints | None = None,
-    looked: Looked = _nobody,
+    looked: Looked = nobody,
 ) -> Worker:
     """A worker for workflows and steps on `task_queue`; `failpoints` default to the environment's.
 
@@ -146,7 +142,7 @@ def build_site_worker(
     *,
     task_queue: str = TASK_QUEUE,
     failpoints: Failpoints | None = None,
-    looked: Looked = _nobody,
+    looked: Looked = nobody,
 ) -> Worker:
     """A worker for what has to be done from `dc`: watching. It runs beside the one of `build_worker`, or alone."""
     return Worker(
