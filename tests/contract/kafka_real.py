@@ -124,13 +124,22 @@ class RealKafka:
         replicas: Sequence[Sequence[int]] | None = None,
         config: dict[str, str] | None = None,
     ) -> None:
-        """Create it and wait until every broker knows it; `replicas` assigns each partition's brokers."""
+        """Create it and wait until a broker tells of it; `replicas` assigns each partition's brokers.
+
+        The controller answers before the brokers have heard, so whoever asks one at once may not find the topic.
+        """
         if replicas is not None:
             topic = NewTopic(name, len(replicas), replica_assignment=[list(r) for r in replicas], config=config or {})
         else:
             topic = NewTopic(name, partitions, replication_factor=1, config=config or {})
         for created in self.admin().create_topics([topic]).values():
             created.result(10)
+        deadline = time.monotonic() + READY_S
+        wanted = partitions if replicas is None else len(replicas)
+        while len(self.admin().list_topics(name, timeout=10).topics[name].partitions) < wanted:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no broker tells of {name} within {READY_S:g} s")
+            time.sleep(0.01)
 
     def restart(self, broker: Broker) -> None:
         """Kill the broker and start it again on the same port and data; returns when it answers."""
