@@ -143,6 +143,9 @@ class FailoverWorkflow(Transition):
                 seen = await self._look(request)
         except ActivityError as error:
             raise _own_words(error) from None
+        except Superseded:  # the watch saw a takeover first, this one or another: the lease says which
+            self._superseded = None
+            seen = await self._look(request)
         return seen
 
     async def _through(self, operation: Operation, seen: TakeoverResult) -> TransitionReport:

@@ -389,6 +389,24 @@ async def test_asked_by_a_person_the_candidates_agent_takes_over_and_it_goes_on(
     assert case.judge() == []
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_the_watch_sees_the_takeover_that_a_person_asked_for_before_the_failover_does(
+    build: Callable[..., Case], moment: str
+) -> None:
+    case = build(agents=True, gated=True, open_transaction=False, failover=FailoverPolicy(max_lost_records=None))
+    case.world.keep_journal("dc-b", rate=1.0)
+    case.world.kill_site("dc-a")
+    hold = Failpoint(steps.ASK.name, moment, "hold")
+    async with case.agents("dc-b"), case.worker(hold):
+        handle = await case.fail_over(by="me")
+        await case.reached(hold)
+        await handle.signal("superseded", "dc-b took the lease over")
+        (case.marks / "release").touch()
+        report = await result(handle)
+    assert report.outcome is Outcome.DONE
+    assert case.judge() == []
+
+
 @pytest.mark.parametrize(
     ("target", "by", "says"),
     [
