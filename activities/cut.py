@@ -213,7 +213,7 @@ class CutActivities(Steps):
         """The retiring mirror's transactional ids, asked for once an operation and process."""
         if self._known_ids[0] != operation.id:
             mirror = mirror_of(scope, operation.source, operation.target)
-            ids = await transactional_ids(scope.member(operation.target), mirror.source_connector)
+            ids = await transactional_ids(scope.member(operation.target), mirror)
             self._known_ids = (operation.id, ids)
         return self._known_ids[1]
 

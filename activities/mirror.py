@@ -107,7 +107,7 @@ class MirrorActivities(Steps):
             leftover = await _stopped(target, names)
             # Fenced once more: a restart between the handover and the stop would have made a task that may write, and
             # a worker cut off from its group does not know of the stop.
-            await target.transactions.fence(await transactional_ids(target, mirror.source_connector))
+            await target.transactions.fence(await transactional_ids(target, mirror))
             said = f", although a task of {', '.join(leftover)} still says it runs" if leftover else ""
             return StepResult(**watch.so_far(), note=f"{mirror} stopped{said}", counts={"connectors": len(names)})
 

@@ -174,10 +174,12 @@ async def _stop(target: Member, *connectors: str) -> None:
 async def _fence_ids(scope: Scope, operation: Operation) -> None:
     """Take over the mirror's transactional ids on the target: what a frozen task still holds can never be committed.
 
-    Where Connect does not say how many tasks there may be, the journal does; besides, every id that is open is taken.
+    Where Connect does not say how many tasks there may be, the journal does. Besides, every id of the mirror's three
+    connectors that is open is taken: what nobody can end any more hides M in Connect's offsets topic.
     """
     target = scope.member(operation.target)
-    name = mirror_of(scope, operation.source, operation.target).source_connector
+    mirror = mirror_of(scope, operation.source, operation.target)
+    name = mirror.source_connector
     try:
         tasks = settle.tasks_of(await settle.connector_of(target, name))
     except TransientError as error:
@@ -185,9 +187,10 @@ async def _fence_ids(scope: Scope, operation: Operation) -> None:
         tasks = (journal.tasks if journal is not None else 0) or UNKNOWN_TASKS
         log.warning("%s: %s; %d task ids are fenced", target.name, error, tasks)
     ids = settle.task_ids(target, name, tasks)
-    prefix = f"{target.connect_group_id}-{name}-"
+    names = (name, mirror.checkpoint_connector, mirror.heartbeat_connector)
+    prefixes = tuple(f"{target.connect_group_id}-{one}-" for one in names)
     begun = [found.transactional_id for found in await target.transactions.open()]
-    await target.transactions.fence(sorted({*ids, *(one for one in begun if one.startswith(prefix))}))
+    await target.transactions.fence(sorted({*ids, *(one for one in begun if one.startswith(prefixes))}))
 
 
 async def _exactly_once(target: Member, connector: str, journal: Watermarks | None) -> bool:

@@ -101,16 +101,21 @@ def tasks_of(connector: Connector) -> int:
     return max(int(connector.config.get("tasks.max", "1")), len(connector.tasks))
 
 
-async def transactional_ids(member: Member, connector: str) -> list[str]:
-    """As `task_ids`, of as many tasks as Connect allows."""
-    return task_ids(member, connector, tasks_of(await connector_of(member, connector)))
+async def transactional_ids(target: Member, mirror: Mirror) -> list[str]:
+    """As `task_ids`, of the mirror's and the heartbeats' tasks, as many as Connect allows.
+
+    Heartbeats, too, are written in transactions that end in Connect's offsets topic: one that a closed gate keeps open
+    hides what was committed after it from whoever reads that topic, M included, until it times out after a minute.
+    """
+    source = await connector_of(target, mirror.source_connector)
+    ids = task_ids(target, mirror.source_connector, tasks_of(source))
+    heartbeats = (await target.connect.connectors()).get(mirror.heartbeat_connector)  # for dashboards; may be missing
+    return ids if heartbeats is None else [*ids, *task_ids(target, mirror.heartbeat_connector, tasks_of(heartbeats))]
 
 
 async def restart_mirror(target: Member, mirror: Mirror) -> None:
-    """Start the mirror's tasks anew, and the heartbeats that failed: whom a closed gate refused stays FAILED.
-
-    The mirror's own tasks whatever they say: one that was fenced notices at its next write only.
-    """
+    """Start the tasks of the mirror and of its heartbeats anew, whatever they say: whom a closed gate refused stays
+    FAILED, and one that was fenced notices at its next write only."""
     await target.connect.restart(mirror.source_connector, only_failed=False)
     if mirror.heartbeat_connector in await target.connect.connectors():  # for dashboards; it may be missing
-        await target.connect.restart(mirror.heartbeat_connector, only_failed=True)
+        await target.connect.restart(mirror.heartbeat_connector, only_failed=False)

@@ -169,6 +169,7 @@ def _empty_connectors(lab: Lab, member: str) -> str:
     Ours are never deleted: what deletion leaves behind in Connect 4.3.1 spoils the next connector of that name
     (see `connect.ensure_stopped`).
     """
+    ended = _end_transactions(lab, member)
     url = lab.connect_url(member)
     ours = dict(connect.connectors(lab.plan, other(member), lab.home.secrets / "mirror.properties"))
     names = list(connect.request("GET", f"{url}/connectors").json())
@@ -180,7 +181,7 @@ def _empty_connectors(lab: Lab, member: str) -> str:
             _forget_offsets(lab, f"{url}/connectors/{name}/offsets", name)
         if _differs(connect.request("GET", f"{url}/connectors/{name}/config").json(), ours[name]):
             connect.request("PUT", f"{url}/connectors/{name}/config", json=ours[name])
-    return f"{len(names)}"
+    return f"{len(names)}, {ended} open transactions ended"
 
 
 def _forget_offsets(lab: Lab, url: str, name: str) -> None:
@@ -199,7 +200,6 @@ def _differs(found: dict[str, str], wanted: dict[str, str]) -> bool:
 def _empty_cluster(lab: Lab, member: str) -> str:
     admin = lab.admin(member)
     kafka.delete_rules(admin)
-    ended = _end_transactions(lab, member)
     groups = _remove_groups(admin, member)
     topics = [one for one in _topics(admin) if one not in KEPT_TOPICS]
     if topics:
@@ -210,11 +210,14 @@ def _empty_cluster(lab: Lab, member: str) -> str:
         )
         kafka.settle(futures, tolerated=(KafkaError.UNKNOWN_TOPIC_OR_PART,))
         wait_for(f"topics on {member} gone", lambda: not set(topics) & set(_topics(admin)), GONE_LIMIT_S)
-    return f"{len(topics)} topics, {groups} groups, {ended} open transactions"
+    return f"{len(topics)} topics, {groups} groups"
 
 
 def _end_transactions(lab: Lab, member: str) -> int:
-    """Abort what is open, by fencing its producer: later, its markers would land in the new topics of the same name."""
+    """Abort what is open, by fencing its producer: later, its markers would land in the new topics of the same name.
+
+    One that a gate cut short, of a connector's task, keeps Connect from reading its offsets until it times out.
+    """
     with warnings.catch_warnings():
         # kafka-python reads its schemas with a function that Python 3.11 calls deprecated; late, because it reads many.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -235,12 +238,13 @@ def _end_transactions(lab: Lab, member: str) -> int:
         raise LabError(f"{member} did not list its transactions: {error}") from error
     finally:
         listing.close()
-    own = (f"{connect.group_id(member)}-", f"connect-cluster-{connect.group_id(member)}")
+    group = connect.group_id(member)
     ids = [one.transactional_id for listed in found.values() for one in listed]
-    ids = [one for one in ids if not one.startswith(own)]  # Connect minds its own; a fenced worker would fail
-    config = lab.client_config("admin", member, "INTERNAL")
+    ids = [one for one in ids if one != f"connect-cluster-{group}"]  # the worker minds its own; fenced, it would fail
     for transactional_id in ids:
-        Producer(config | {"transactional.id": transactional_id}).init_transactions(kafka.REQUEST_LIMIT_S)
+        user = "mirror" if transactional_id.startswith(f"{group}-") else "admin"
+        config = lab.client_config(user, member, "INTERNAL") | {"transactional.id": transactional_id}
+        Producer(config).init_transactions(kafka.REQUEST_LIMIT_S)
     return len(ids)
 
 

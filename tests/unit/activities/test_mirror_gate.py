@@ -14,7 +14,7 @@ from dcdr.errors import NotYetError, SupersededError
 from dcdr.model import ConnectorState, StepInput, StepResult
 from tests.unit.activities.test_hand_over import OPERATION, Estate, do
 
-MIRROR = "mm2-source.dc-a-to-dc-b"
+MIRROR, HEARTBEATS = "mm2-source.dc-a-to-dc-b", "mm2-heartbeat.dc-a-to-dc-b"
 ORDER = StepInput(operation=OPERATION)
 
 
@@ -51,6 +51,20 @@ async def test_the_ends_are_taken_when_every_broker_refuses_the_mirror(build: Ca
     assert len(asked) > 1, "one broker heard late"
     assert calls.index("dc-b/logs.ends") > asked[-1]
     assert "dc-b/transactions.fence" in calls
+
+
+async def test_a_heartbeat_that_the_closed_gate_cut_short_hides_nothing(build: Callable[..., Estate]) -> None:
+    """It is a transaction that ends in Connect's offsets topic. When all is undone there are heartbeats again."""
+    estate = build()
+    order, beats = await drained(estate), f"connect-dc-b-{HEARTBEATS}-0"
+    estate.world.begin("dc-b", beats)
+    estate.world.produce("dc-b", "heartbeats", 0, principal="admin", txn=beats)
+    await do(estate.cut.close_mirror, order)
+    assert not await estate.directory.scope("lab").member("dc-b").transactions.open()
+    assert estate.world.connector("dc-b", HEARTBEATS).tasks == (ConnectorState.FAILED,)
+    await extended(estate)
+    await do(estate.mirror.restore, ORDER)
+    assert estate.world.connector("dc-b", HEARTBEATS).running
 
 
 async def test_no_answer_is_not_taken_for_closed(build: Callable[..., Estate], monkeypatch: pytest.MonkeyPatch) -> None:

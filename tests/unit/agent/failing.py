@@ -23,6 +23,7 @@ from dcdr.ports import Scope
 T0 = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 FAILOVER = Operation(scope="lab", id="op-6", epoch=1, turn=1, source="dc-a", target="dc-b", kind=OperationKind.FAILOVER)
 SOURCE_MIRROR, CHECKPOINTS = "mm2-source.dc-a-to-dc-b", "mm2-checkpoint.dc-a-to-dc-b"
+HEARTBEATS = "mm2-heartbeat.dc-a-to-dc-b"
 
 
 class Failing:

@@ -15,7 +15,7 @@ from dcdr.book import LedgerBook
 from dcdr.errors import MisconfiguredError, NotYetError, SupersededError
 from dcdr.model import ConnectorState, FailoverPolicy, Gate, Phase, TopicPartition
 from dcdr.ports import ProduceFence, Scope
-from tests.unit.agent.failing import CHECKPOINTS, FAILOVER, SOURCE_MIRROR, Failing
+from tests.unit.agent.failing import CHECKPOINTS, FAILOVER, HEARTBEATS, SOURCE_MIRROR, Failing
 
 ORDERS = TopicPartition("orders", 0)
 
@@ -38,6 +38,24 @@ async def test_every_broker_confirms_and_the_mirrors_tasks_are_fenced(build: Cal
     assert await fork.fence(failing.scope, FAILOVER) == 2
     assert failing.world.fenced_tasks() == 2
     assert await fork.fence(failing.scope, FAILOVER) == 2, "again changes nothing"
+
+
+@pytest.mark.parametrize("connect", [True, False])
+async def test_a_heartbeat_that_the_closed_gate_cut_short_hides_nothing(
+    build: Callable[..., Failing], connect: bool
+) -> None:
+    """It is a transaction that ends in Connect's offsets topic, where M is read."""
+    failing = build()
+    beats, others = f"connect-dc-b-{HEARTBEATS}-0", "somebody-else"
+    for txn in (beats, others):
+        failing.world.begin("dc-b", txn)
+        failing.world.produce("dc-b", "heartbeats", 0, principal="admin", txn=txn)
+    await taken(failing)
+    if not connect:
+        failing.world.fail("connect.connectors", times=-1)
+    await fork.fence(failing.scope, FAILOVER)
+    left = await failing.scope.member("dc-b").transactions.open()
+    assert [one.transactional_id for one in left] == [others]
 
 
 async def test_a_broker_that_does_not_answer_confirms_nothing(
