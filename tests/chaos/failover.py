@@ -519,12 +519,7 @@ async def clock_ahead(scene: Scene) -> Shown:
     """
     lab, there = scene.stage.lab, scene.there
     names = (*lab.brokers(there), f"connect-{there}", f"agent-{there}")
-    told = {
-        "LD_PRELOAD": fake_clock(),
-        "FAKETIME": f"+{AHEAD_S}s",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    await off(partial(lab.fault.restart, *names, environment=told))
+    await off(partial(lab.fault.restart, *names, environment=fake_clock(FAKETIME=f"+{AHEAD_S}s")))
     try:
         shown = await Failover(opened=_taken_in_the_future)(scene)
     finally:

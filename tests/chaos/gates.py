@@ -406,9 +406,15 @@ async def transaction_when_the_gate_closes(scene: Scene) -> Shown:
     return Shown(f"closed after {took:.2f} s; the commit: {said}", End.AS_BEFORE, scene.here)
 
 
-def fake_clock() -> str:
-    """The library that gives one process a wall clock of its own (Debian's `faketime`)."""
-    return str(next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
+def fake_clock(**setting: str) -> dict[str, str]:
+    """The environment that gives one process a wall clock of its own: Debian's `faketime`, told what by `setting`.
+
+    Its monotonic clock stays as it is. As Debian builds it, the library would still shift waits by that clock, unless
+    told not to: a JVM's would be over at once, and it would spin.
+    """
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    true = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
+    return {"LD_PRELOAD": str(library), **true, **setting}
 
 
 @dataclass(frozen=True)
@@ -421,12 +427,7 @@ class Clock:
         lab, agent = scene.stage.lab, f"agent-{scene.here}"
         setting = scene.stage.folder / "agent.clock"
         setting.write_text("+0s\n")
-        told = {
-            "LD_PRELOAD": fake_clock(),
-            "FAKETIME_TIMESTAMP_FILE": str(setting),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        told = fake_clock(FAKETIME_TIMESTAMP_FILE=str(setting), FAKETIME_NO_CACHE="1")
         await off(partial(lab.fault.restart, agent, environment=told))
         before = Trace(scene, scene.here)
         await before.opened()

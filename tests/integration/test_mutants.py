@@ -2,7 +2,7 @@
 
 Each worker here is the product's, with one step that does nothing (`mutant_worker`). What the product itself would
 have noticed is asserted too, where it has a word. The lab is in ACL mode: behind the authorizer's gates most of these
-mistakes would leave nothing open.
+mistakes would leave nothing open. `make test` runs the proofs; the guards behind them come with `make integration`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(cooperati
     assert counts[Kind.OLD_ONLY] > 0
 
 
+@pytest.mark.thorough
 async def test_with_the_drain_skipped_the_last_records_of_both_sides_give_it_away(cooperative: Stage) -> None:
     """The same mistake, with the guard behind it: everything is as before."""
     stage = cooperative
@@ -84,6 +85,7 @@ async def test_with_the_reverse_seed_skipped_every_record_comes_back_a_second_ti
     assert checked.verdict.counts[Kind.DUPLICATED] >= 1000
 
 
+@pytest.mark.thorough
 async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(cooperative: Stage) -> None:
     """The same mistake, with the guard behind it: nothing is copied back, and the run waits for a person."""
     stage = cooperative
@@ -125,6 +127,7 @@ async def test_with_the_fence_skipped_a_producer_that_stays_is_lost_and_reported
     assert counts[Kind.OLD_ONLY] > 0
 
 
+@pytest.mark.thorough
 async def test_with_the_fence_skipped_and_traffic_flowing_there_is_never_a_handover(cooperative: Stage) -> None:
     """What stands behind the fence: the last look sees every record that came after the cut."""
     stage = cooperative

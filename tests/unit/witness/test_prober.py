@@ -173,10 +173,10 @@ async def test_a_broker_that_is_gone_for_a_while_is_found_again(broker: FakeBrok
 async def test_a_start_without_an_answer_ends_with_who_was_silent_and_why(broker: FakeBroker, tmp_path: Path) -> None:
     lets_in(broker, NOT_LEADER)
     with pytest.raises(LabError, match=r"dc-a/kafka-dc-a-1/users: error 6"):
-        await probe([target(broker)], journal(tmp_path / "w"), start_s=0.2)
+        await probe([target(broker)], journal(tmp_path / "w"), start_s=2.0)
     broker.on(messages.SASL_AUTHENTICATE, lambda: authenticated(58))
     with pytest.raises(LabError, match="app was not let in: error 58"):
-        await probe([target(broker)], journal(tmp_path / "x"), start_s=0.2)
+        await probe([target(broker)], journal(tmp_path / "x"), start_s=2.0)
     with pytest.raises(JournalError, match="not every broker answered"):
         Info.read(tmp_path / "x")
 
@@ -272,7 +272,7 @@ async def test_a_witness_in_a_process_of_its_own_ends_in_a_verdict(lab: Lab, tmp
         _trace(lab, "dc-b", (0, CLOSED, OPEN, "marker"))
         witness = await asyncio.to_thread(Witness(lab, tmp_path / "w").start)
         try:
-            await until(lambda: len(outcomes(witness.out)) > 40)
+            await until(lambda: [one for one, _ in outcomes(witness.out)].count(Outcome.ACKED) > 10)
             lets_in(made["kafka-dc-a-1/client"], REFUSED)
             closed_ns = time.monotonic_ns()
             _trace(lab, "dc-a", (closed_ns, CLOSED, CLOSED, "marker"))
