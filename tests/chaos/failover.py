@@ -519,6 +519,8 @@ async def clock_ahead(scene: Scene) -> Shown:
     """
     lab, there = scene.stage.lab, scene.there
     names = (*lab.brokers(there), f"connect-{there}", f"agent-{there}")
+    # A mirror that has just started knows nothing of where a lagging group stands: let it say so before.
+    await ready(scene)
     await off(partial(lab.fault.restart, *names, environment=fake_clock(FAKETIME=f"+{AHEAD_S}s")))
     try:
         shown = await Failover(opened=_taken_in_the_future)(scene)
