@@ -29,7 +29,7 @@ def observe(lab: Lab) -> Document:
     with ThreadPoolExecutor(max_workers=8) as pool:
         fences = {member: pool.submit(_gate, lab, member) for member in MEMBERS}
         connectors = {member: pool.submit(_connectors, lab, member) for member in MEMBERS}
-        lags = {member: pool.submit(_lag, lab, member) for member in MEMBERS}
+        lags = {member: pool.submit(lag, lab, member) for member in MEMBERS}
         target, lease = pool.submit(kube.target, lab), pool.submit(_lease, lab)
         cleaned = {member: cleaner_offsets(lab, member) for member in MEMBERS}
         return {
@@ -75,10 +75,10 @@ def render(status: Document) -> str:
     lease = status["lease"]
     lines.append(f"lease       {lease_line(lease) if lease else UNKNOWN}")
     lines.append(f"takeovers   {'by themselves' if status['automatic'] else 'when somebody asks'}")
-    for member, lag in status["lag"].items():
-        if lag:
-            seconds = f", nothing older than {lag['seconds']:.1f} s" if "seconds" in lag else ""
-            lines.append(f"journal     {member} lacks {lag['records']:.0f} records{seconds}")
+    for member, behind in status["lag"].items():
+        if behind:
+            seconds = f", nothing older than {behind['seconds']:.1f} s" if "seconds" in behind else ""
+            lines.append(f"journal     {member} lacks {behind['records']:.0f} records{seconds}")
     lines.append(f"endpoint    {status['bootstrap']} -> {status['endpoint']}")
     lines.append(f"temporal    {status['temporal_ui']}")
     lines.append(f"settings    {status['settings']}")
@@ -149,7 +149,7 @@ def _lease(lab: Lab) -> dict[str, Any] | None:
     return _or_none(lambda: store.lease(lab.plan))
 
 
-def _lag(lab: Lab, member: str) -> dict[str, float]:
+def lag(lab: Lab, member: str) -> dict[str, float]:
     """What the mirror towards a member has not copied, by its agent's journal; empty where the agent keeps none now."""
     try:
         text = httpx.get(f"http://{lab.plan.ports[f'agent-{member}/status']}/metrics", timeout=2.0).text

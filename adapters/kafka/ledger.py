@@ -103,7 +103,7 @@ class KafkaLedger:
                     "message.max.bytes": LARGEST,
                     "message.timeout.ms": int(PUT_TIMEOUT.total_seconds() * 1000),
                     "socket.timeout.ms": int(PUT_TIMEOUT.total_seconds() * 1000),
-                    "reconnect.backoff.ms": 0,
+                    "reconnect.backoff.ms": 10,  # with 0 a dead broker behind a proxy is dialled without any wait
                     "reconnect.backoff.max.ms": 500,
                 }
             )

@@ -60,7 +60,9 @@ def quick(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a client that is to be usable at once, and leaves the choice of the cluster to the application."""
     return {
         **settings,
-        "reconnect.backoff.ms": 0,
+        # Not 0: what a proxy accepts for a dead broker, and ends at once, is connected to again without any wait.
+        "reconnect.backoff.ms": 1,
+        "reconnect.backoff.max.ms": 100,
         "socket.connection.setup.timeout.ms": 1000,
         # An idempotent producer must not wander to another cluster: its producer id may belong to somebody else there.
         "metadata.recovery.strategy": "none",

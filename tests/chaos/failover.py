@@ -28,7 +28,7 @@ from activities.failpoints import Failpoint
 from dcdr.errors import ConflictError, PlanRefusedError
 from dcdr.loss import journal_key
 from dcdr.model import FailoverRequest, Holding, LossAcceptance, Outcome, Phase
-from lab import kafka
+from lab import kafka, status
 from lab.faults import Way
 from lab.load.estate import STAYING
 from lab.processes import ProcessState
@@ -43,6 +43,8 @@ from workflows import steps
 FAILED_OVER = frozenset({End.FAILED_OVER})
 READY_S = 60.0
 """For a standby that has just been started to be ready to take over: well, heard by its brokers, seen caught up."""
+FRESH_S = 30.0
+"""Well below the budget's seconds: the journal of a standby that keeps up is a look or two old."""
 TAKEOVER_S = TIMING.wait + 2 * TIMING.attempt + 1.0
 """After the last sign of life a takeover has happened by then, if one is to happen."""
 AHEAD_S = 120
@@ -96,9 +98,10 @@ async def goes(scene: Scene, away: Away, first: bool = True) -> str:
 
 
 async def ready(scene: Scene) -> None:
-    """Wait until nothing holds the standby's agent back, and the mirror's checkpoints have reached every group: what is
-    played is not an unfit standby, nor a group so new that the other side knows nothing of it."""
+    """Wait until nothing holds the standby's agent back, its journal is fresh, and the checkpoints have reached every
+    group: what is played is not an unfit standby, nor a group so new that the other side knows nothing of it."""
     await until(f"{scene.there} to be ready to take over", lambda: off(_free, scene, scene.there), READY_S)
+    await until(f"a fresh journal on {scene.there}", lambda: off(_fresh, scene, scene.there), READY_S)
     await until(f"every group's checkpoints on {scene.there}", lambda: off(_placed, scene), READY_S)
 
 
@@ -117,6 +120,11 @@ def _stands(scene: Scene, member: str, group: str) -> set[tuple[str, int]]:
 def _free(scene: Scene, dc: str) -> bool:
     said = agent_says(scene, dc)
     return bool(said) and not said["holds_back"] and not said["unready"]
+
+
+def _fresh(scene: Scene, dc: str) -> bool:
+    """By its own clock, so that one which was set ahead is behind until it has looked again."""
+    return status.lag(scene.stage.lab, dc).get("seconds", FRESH_S) < FRESH_S
 
 
 def agent_says(scene: Scene, dc: str) -> dict[str, Any]:
