@@ -48,6 +48,7 @@ FRESH_S = 30.0
 TAKEOVER_S = TIMING.wait + 2 * TIMING.attempt + 1.0
 """After the last sign of life a takeover has happened by then, if one is to happen."""
 AHEAD_S = 120
+CLOCK = ROOT / "tests" / "chaos" / "clock"
 POLICY = f"DCDR_SCOPES__{SCOPE.upper()}__FAILOVER__"
 
 
@@ -521,19 +522,21 @@ async def while_draining(scene: Scene) -> Shown:
 
 
 async def clock_ahead(scene: Scene) -> Shown:
-    """Everything of the surviving site has a wall clock that is two minutes ahead, the agent that takes over included.
+    """The agent that takes over and its brokers have a wall clock that is two minutes ahead.
 
-    The store's member is a program that asks the kernel itself, so its clock is right; it decides nothing by it.
+    Connect keeps the right one, and so does the store's member, a program that asks the kernel itself: neither decides
+    anything by it.
     """
     lab, there = scene.stage.lab, scene.there
-    names = (*lab.brokers(there), f"connect-{there}", f"agent-{there}")
-    # A mirror that has just started knows nothing of where a lagging group stands: let it say so before.
+    brokers, agent = lab.brokers(there), f"agent-{there}"
     await ready(scene)
-    await off(partial(lab.fault.restart, *names, environment=fake_clock(FAKETIME=f"+{AHEAD_S}s")))
+    ahead = {"PYTHONPATH": f"{CLOCK}{os.pathsep}{ROOT}", "DCDR_TEST_AHEAD_S": str(AHEAD_S)}
+    await off(partial(lab.fault.restart, *brokers, environment=fake_clock(FAKETIME=f"+{AHEAD_S}s")))
+    await off(partial(lab.fault.restart, agent, environment=ahead))
     try:
         shown = await Failover(opened=_taken_in_the_future)(scene)
     finally:
-        await off(lab.fault.restart, *names)
+        await off(lab.fault.restart, *brokers, agent)
     await scene.stage.flowing(scene.load, there)
     return shown
 
