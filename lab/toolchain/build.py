@@ -351,6 +351,7 @@ class _Build:
             saying: how to tell their number.
         """
         with self.log.open("ab+") as log, tempfile.TemporaryFile() as output:
+            before = self.log.stat().st_size
             # Builds give way to whatever else runs: `make` starts them beside its short steps.
             with subprocess.Popen(
                 ["nice", "-n", "5", *command],
@@ -362,7 +363,7 @@ class _Build:
                 start_new_session=True,  # so that Ctrl-C or a deadline ends its compilers too
             ) as process:
                 try:
-                    self._follow(process, re.compile(counted, re.MULTILINE), saying)
+                    self._follow(process, before, re.compile(counted, re.MULTILINE), saying)
                 finally:
                     if process.poll() is None:
                         os.killpg(process.pid, signal.SIGKILL)
@@ -371,9 +372,9 @@ class _Build:
             output.seek(0)
             return output.read().decode()
 
-    def _follow(self, process: subprocess.Popen[bytes], counted: re.Pattern[str], saying: str) -> None:
-        """Wait for the process, bounded, and tell now and then how far it is."""
-        seen, said = self.log.stat().st_size, time.monotonic()
+    def _follow(self, process: subprocess.Popen[bytes], before: int, counted: re.Pattern[str], saying: str) -> None:
+        """Wait for the process, bounded, and tell now and then how far it is; `before`: bytes its log had already."""
+        said = time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=0.2)
@@ -385,7 +386,7 @@ class _Build:
                 raise ToolchainError(f"{self.part}: not built within {BUILD_DEADLINE_S / 60:.0f} min; see {self.log}")
             if now - said >= SAY_EVERY_S:
                 said = now
-                text = self.log.read_bytes()[seen:].decode(errors="replace")
+                text = self.log.read_bytes()[before:].decode(errors="replace")
                 self._say(f"{self.part}: {saying.format(len(counted.findall(text)))}, {now - self._started:.0f} s")
 
     def _failure(self, command: Sequence[str]) -> str:

@@ -50,6 +50,12 @@ OFFSETS_TOPIC = "connect-offsets.internal"
 USERS = ("admin", "broker", "app", "canary", "mirror-canary")
 
 
+def stop_still(process: subprocess.Popen[bytes]) -> None:
+    """SIGSTOP, and see every thread stand still: on a busy machine one may go on for long enough to answer."""
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
 @dataclass
 class Broker:
     """One process; `node` is its broker id, `port` its SASL listener."""
@@ -59,7 +65,7 @@ class Broker:
     process: subprocess.Popen[bytes]
 
     def freeze(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
+        stop_still(self.process)
 
     def thaw(self) -> None:
         os.kill(self.process.pid, signal.SIGCONT)

@@ -6,7 +6,6 @@ Started once for the test session, ended with it by their own process ids. Kafka
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import signal
 import socket
@@ -22,7 +21,7 @@ import httpx
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from lab.toolchain import Part, ensure
-from tests.contract.kafka_real import RealKafka
+from tests.contract.kafka_real import RealKafka, stop_still
 
 HOST = "127.0.0.1"
 READY_S = 90.0
@@ -63,14 +62,17 @@ class Server:
         with log.open("ab") as out:
             return cls(subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT), log)
 
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
+    def freeze(self) -> None:
+        stop_still(self.process)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it, frozen or not."""
         if self.process.poll() is None:
             self.process.kill()
-            self.signal(signal.SIGCONT)
+            self.thaw()
         self.process.wait(30)
 
 
@@ -92,11 +94,11 @@ class EtcdMember:
 
     def freeze(self) -> None:
         assert self.server is not None
-        self.server.signal(signal.SIGSTOP)
+        self.server.freeze()
 
     def thaw(self) -> None:
         assert self.server is not None
-        self.server.signal(signal.SIGCONT)
+        self.server.thaw()
 
     def healthy(self) -> bool:
         return bool(httpx.get(f"http://{self.client}/health", timeout=2).json().get("health") == "true")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from datetime import timedelta
 
@@ -95,14 +94,14 @@ async def test_a_frozen_api_server_costs_the_timeout_and_no_more(
     settings = endpoint_settings(kube).model_copy(update={"request_timeout": timedelta(seconds=0.5)})
     endpoint = KubernetesEndpoint(settings, ADDRESSES)
     await endpoint.warm()
-    kube.server.signal(signal.SIGSTOP)
+    kube.server.freeze()
     try:
         start = time.monotonic()
         with pytest.raises(UnreachableError, match="unknown"):
             await endpoint.flip("dc-b", 2)
         assert time.monotonic() - start < 2
     finally:
-        kube.server.signal(signal.SIGCONT)
+        kube.server.thaw()
     await endpoint.flip("dc-b", 2)
     assert await endpoint.read() == EndpointView("dc-b", 2)
     await endpoint.close()
