@@ -1,16 +1,15 @@
 """`make test` and `make check`: set up, build, check, run the suites, and tell at the end where the time went.
 
-Two lanes run side by side. One begins with what needs no servers: style, types, arrows, unit, model and workflow tests.
-The other builds the servers, then tests each adapter against them and the authorizer; what it prints comes when it is
-over. Tests on a lab mostly wait (for a lease to run out, a site to come back), so each lane ends with half of them, on
-a lab of its own. Every phase runs even when an earlier one failed, except those that need the servers when these could
-not be built, so that one run shows everything that is wrong.
+Two lanes run side by side at first. One begins with what needs no servers: style, types, arrows, unit, model and
+workflow tests, of which the last mostly wait, and ends with the authorizer's. The other builds the servers, and beside
+the workflow tests it tests each adapter against them; what it prints comes when it is over. The shared lab has the
+machine to itself: with a second lab beside it, a row missed its bound. Every phase runs even when an earlier one
+failed, except those that need the servers when these could not be built, so that one run shows all that is wrong.
 
 Runs on the system's python3, before there is a virtual environment. Exit codes: 0 all is well, 1 something is
 not, 2 usage.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -36,11 +35,7 @@ OPTIONS = {
 }
 """A workflow test mostly waits (for a heartbeat that will not come), so four run side by side on two cores."""
 WITH_SERVERS = "tests/contract"
-WITH_A_LAB = "tests/integration"
-ROWS = ("test_failover.py", "test_gates.py")
-"""Rows of the matrix, in the first lane; the other files of the folder come in the second one."""
-KEPT_LAB = "DCDR_TEST_LAB"
-"""Would name one lab for both lanes."""
+WITH_THE_LAB = "tests/integration"
 
 
 @dataclass
@@ -93,19 +88,19 @@ class Run:
     def now(self) -> float:
         return time.monotonic() - self.began
 
-    def suite(self, folder: str, only: Sequence[str] = (), but: Sequence[str] = ()) -> None:
-        """Run one suite of tests: the whole folder, or `only` these files of it, or all `but` these. A folder without
-        a test file is told as such; one whose tests vanish fails."""
-        name = f"{folder} ({', '.join(only)})" if only else f"{folder} (the others)" if but else folder
+    def suite(self, folder: str) -> None:
+        """Run one suite of tests. A folder without a test file is told as such; one whose tests vanish fails."""
         files = sorted((ROOT / folder).rglob("test_*.py"))
         if not files:
-            self.add(Phase(name, self.now(), self.now(), True, "no test files"))
+            self.add(Phase(folder, self.now(), self.now(), True, "no test files"))
             return
         with tempfile.TemporaryDirectory() as scratch:
             report = Path(scratch, "report.xml")
-            tests = [f"{folder}/{file}" for file in only] or [folder, *(f"--ignore={folder}/{file}" for file in but)]
-            options = [*OPTIONS.get(folder, ["-v"]), f"--junitxml={report}"]
-            phase = self.do(name, [BIN / "pytest", *options, *tests], DEADLINE_S["suite"])
+            phase = self.do(
+                folder,
+                [BIN / "pytest", *OPTIONS.get(folder, ["-v"]), folder, f"--junitxml={report}"],
+                DEADLINE_S["suite"],
+            )
             phase.note = self._count(report)
 
     def junit(self) -> None:
@@ -135,7 +130,7 @@ class Run:
 
     def close(self) -> int:
         """Print the table, the slowest tests, and the verdict."""
-        print("\n=== where the time went (two lanes)")
+        print("\n=== where the time went (two lanes until the lab starts)")
         for phase in sorted(self.phases, key=lambda phase: phase.start):
             said = phase.note if phase.ok else f"FAILED  {phase.note}"
             print(f"  {phase.end - phase.start:7.1f} s  from {phase.start:6.1f}  {phase.name:<20} {said}")
@@ -173,7 +168,6 @@ def check(run: Run) -> None:
 
 def test(run: Run) -> None:
     """Do everything."""
-    os.environ.pop(KEPT_LAB, None)
     is_checked, is_built = threading.Event(), threading.Event()
     built: list[bool] = []
 
@@ -186,8 +180,6 @@ def test(run: Run) -> None:
         is_checked.wait()
         if built[0] and has_venv:
             run.suite(WITH_SERVERS)
-            run.junit()
-            run.suite(WITH_A_LAB, but=ROWS)
 
     has_venv = False
     lane = threading.Thread(target=with_servers)
@@ -202,8 +194,10 @@ def test(run: Run) -> None:
         run.suite("tests/workflows")
         run.wait_for("the servers", is_built.wait)
         if built[0]:
-            run.suite(WITH_A_LAB, only=ROWS)
+            run.junit()
     run.wait_for("the other lane", lane.join)
+    if has_venv and built[0]:
+        run.suite(WITH_THE_LAB)
 
 
 def set_up(run: Run) -> bool:

@@ -36,22 +36,6 @@ def test_a_suite_that_passes_is_counted(tree: Path, capfd: pytest.CaptureFixture
     assert capfd.readouterr().out.endswith("1 passed, 0 failed, 0 skipped\n")
 
 
-def test_two_parts_of_a_suite_are_the_whole_and_told_apart(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for name, text in (("test_good", PASSES), ("test_bad", FAILS)):
-        (tree / "tests" / "unit" / f"{name}.py").write_text(text)
-    run = runner.Run()
-    run.suite("tests/unit", only=["test_bad.py"])
-    assert run.counts == {"passed": 0, "failed": 1, "skipped": 0}
-    run.suite("tests/unit", but=["test_bad.py"])
-    assert run.counts == {"passed": 1, "failed": 1, "skipped": 0}
-    assert run.close() == 1
-    assert "failed: tests/unit (test_bad.py)\n" in capfd.readouterr().out
-
-
-def test_the_parts_that_are_named_are_there() -> None:
-    assert all((runner.ROOT / runner.WITH_A_LAB / file).is_file() for file in runner.ROWS)
-
-
 def test_a_failing_test_fails_the_run_by_name(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run, code = suite(tree, test_good=PASSES, test_bad=FAILS)
     assert code == 1
