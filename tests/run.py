@@ -174,9 +174,11 @@ def test(run: Run) -> None:
     def with_servers() -> None:
         run.beside.lane = True
         start = run.now()
-        built.append(_succeeds(["make", "toolchain"], DEADLINE_S["servers"]))
+        try:
+            built.append(_succeeds(["make", "toolchain"], DEADLINE_S["servers"]))
+        finally:
+            is_built.set()
         run.add(Phase("servers", start, run.now(), built[0], "jars and Go builds"))
-        is_built.set()
         is_checked.wait()
         if built[0] and has_venv:
             run.suite(WITH_SERVERS)
