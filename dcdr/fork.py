@@ -188,7 +188,7 @@ async def _fence_ids(scope: Scope, operation: Operation) -> None:
         log.warning("%s: %s; %d task ids are fenced", target.name, error, tasks)
     ids = settle.task_ids(target, name, tasks)
     names = (name, mirror.checkpoint_connector, mirror.heartbeat_connector)
-    prefixes = tuple(f"{target.connect_group_id}-{one}-" for one in names)
+    prefixes = tuple(settle.task_prefix(target, one) for one in names)
     begun = [found.transactional_id for found in await target.transactions.open()]
     await target.transactions.fence(sorted({*ids, *(one for one in begun if one.startswith(prefixes))}))
 

@@ -81,19 +81,27 @@ async def settled(
 
 async def connector_of(member: Member, name: str) -> Connector:
     """One connector. Raises: NotYetError when Connect does not list it (a worker that just started lists none)."""
-    found = await member.connect.connectors()
+    return _among(await member.connect.connectors(), member, name)
+
+
+def _among(found: Mapping[str, Connector], member: Member, name: str) -> Connector:
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
         raise NotYetError(f"{member.name}'s Connect lists no connector {name} (known: {known}); create it again")
     return found[name]
 
 
-def task_ids(member: Member, connector: str, tasks: int) -> list[str]:
-    """Ids of an exactly-once connector's task producers: `<Connect group>-<connector>-<task>`.
+def task_prefix(member: Member, connector: str) -> str:
+    """What the transactional ids of a connector's tasks begin with: `<Connect group>-<connector>-<task>`.
 
     Source: Kafka 4.3, `Worker.taskTransactionalId`.
     """
-    return [f"{member.connect_group_id}-{connector}-{task}" for task in range(tasks)]
+    return f"{member.connect_group_id}-{connector}-"
+
+
+def task_ids(member: Member, connector: str, tasks: int) -> list[str]:
+    """Ids of an exactly-once connector's task producers."""
+    return [f"{task_prefix(member, connector)}{task}" for task in range(tasks)]
 
 
 def tasks_of(connector: Connector) -> int:
@@ -107,9 +115,10 @@ async def transactional_ids(target: Member, mirror: Mirror) -> list[str]:
     Heartbeats, too, are written in transactions that end in Connect's offsets topic: one that a closed gate keeps open
     hides what was committed after it from whoever reads that topic, M included, until it times out after a minute.
     """
-    source = await connector_of(target, mirror.source_connector)
+    found = await target.connect.connectors()
+    source = _among(found, target, mirror.source_connector)
     ids = task_ids(target, mirror.source_connector, tasks_of(source))
-    heartbeats = (await target.connect.connectors()).get(mirror.heartbeat_connector)  # for dashboards; may be missing
+    heartbeats = found.get(mirror.heartbeat_connector)  # for dashboards; it may be missing
     return ids if heartbeats is None else [*ids, *task_ids(target, mirror.heartbeat_connector, tasks_of(heartbeats))]
 
 

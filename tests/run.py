@@ -17,6 +17,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -168,19 +169,20 @@ def check(run: Run) -> None:
 
 def test(run: Run) -> None:
     """Do everything."""
-    is_checked, is_built = threading.Event(), threading.Event()
-    built: list[bool] = []
+    is_checked = threading.Event()
+    built: Future[bool] = Future()
 
     def with_servers() -> None:
         run.beside.lane = True
         start = run.now()
         try:
-            built.append(_succeeds(["make", "toolchain"], DEADLINE_S["servers"]))
+            built.set_result(_succeeds(["make", "toolchain"], DEADLINE_S["servers"]))
         finally:
-            is_built.set()
-        run.add(Phase("servers", start, run.now(), built[0], "jars and Go builds"))
+            if not built.done():  # not even started
+                built.set_result(False)
+        run.add(Phase("servers", start, run.now(), built.result(), "jars and Go builds"))
         is_checked.wait()
-        if built[0] and has_venv:
+        if built.result() and has_venv:
             run.suite(WITH_SERVERS)
 
     has_venv = False
@@ -194,11 +196,11 @@ def test(run: Run) -> None:
         is_checked.set()
     if has_venv:
         run.suite("tests/workflows")
-        run.wait_for("the servers", is_built.wait)
-        if built[0]:
+        run.wait_for("the servers", built.result)
+        if built.result():
             run.junit()
     run.wait_for("the other lane", lane.join)
-    if has_venv and built[0]:
+    if has_venv and built.result():
         run.suite(WITH_THE_LAB)
 
 

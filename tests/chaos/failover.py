@@ -185,9 +185,10 @@ class Failover:
     async def __call__(self, scene: Scene) -> Shown:
         points = () if self.hold is None else (Failpoint(self.hold.name, "before", "hold"),)
         async with contextlib.AsyncExitStack() as stack:
-            worker = await stack.enter_async_context(scene.stage.worker(*points))
-            for site in self.workers_at:
-                await stack.enter_async_context(scene.stage.worker(site=getattr(scene, site)))
+            at_sites = [scene.stage.worker(site=getattr(scene, site)) for site in self.workers_at]
+            worker, *_ = await asyncio.gather(
+                *(stack.enter_async_context(one) for one in (scene.stage.worker(*points), *at_sites))
+            )
             said = [await goes(scene, self.away)]
             for point in points:
                 await worker.reached(point)

@@ -29,6 +29,19 @@ class Found:
         steps = "\n".join(f"  {number}. {step}" for number, step in enumerate(self.path, 1))
         return f"after {self.states} states: {self.what}\n{steps}"
 
+    def assert_safe(self) -> None:
+        """Raises: AssertionError with the way to a violation, or when the search saw next to nothing."""
+        print(self)
+        assert self.safe, str(self)
+        assert self.states > 1000, "the model hardly moved"
+
+    def assert_tells(self, says: str, longest: int = 25) -> None:
+        """Raises: AssertionError unless it found a violation that `says` so, by a way that can be read."""
+        print(self)
+        assert not self.safe
+        assert says in self.what
+        assert 3 <= len(self.path) <= longest, "a counterexample is there to be read"
+
 
 def explore(
     start: S,

@@ -135,7 +135,7 @@ def test_only_what_is_down_is_started_again_and_each_after_what_it_looks_for(
 def test_every_process_of_a_lab_has_its_place_in_the_order_of_starting() -> None:
     names = {key.partition("/")[0] for key in PLAN.ports} | set(WORKERS)
     for name in names:
-        assert sum(name.startswith(prefix) for prefix in START_ORDER) == 1, name
+        assert sum(name.startswith(prefix) for kind in START_ORDER for prefix in kind) == 1, name
 
 
 def test_a_cut_closes_every_link_to_the_other_sites_and_leaves_the_clients_and_its_inside(lab: Lab) -> None:
