@@ -1,10 +1,11 @@
 """`make test` and `make check`: set up, build, check, run the suites, and tell at the end where the time went.
 
-Two lanes run side by side at first. One begins with what needs no servers: style, types, arrows, unit, model and
-workflow tests, of which the last mostly wait, and ends with the authorizer's. The other builds the servers, and beside
-the workflow tests it tests each adapter against them; what it prints comes when it is over. The shared lab has the
-machine to itself: with a second lab beside it, a row missed its bound. Every phase runs even when an earlier one
-failed, except those that need the servers when these could not be built, so that one run shows all that is wrong.
+Two lanes run side by side at first. One builds the servers, which takes all that two cores can give, and then tests
+each adapter against them, which mostly waits; what it prints comes when it is over. The other begins with what needs no
+servers, style, types, arrows, unit and workflow tests, and leaves what computes most, the authorizer's tests and the
+models, for the time when the servers are built. The shared lab has the machine to itself: with a second lab beside it,
+a row missed its bound. Every phase runs even when an earlier one failed, except those that need the servers when these
+could not be built, so that one run shows all that is wrong.
 
 Runs on the system's python3, before there is a virtual environment. Exit codes: 0 all is well, 1 something is
 not, 2 usage.
@@ -191,7 +192,6 @@ def test(run: Run) -> None:
     try:
         if has_venv := set_up(run):
             check(run)
-            run.suite("tests/models")
     finally:
         is_checked.set()
     if has_venv:
@@ -199,6 +199,7 @@ def test(run: Run) -> None:
         run.wait_for("the servers", built.result)
         if built.result():
             run.junit()
+        run.suite("tests/models")
     run.wait_for("the other lane", lane.join)
     if has_venv and built.result():
         run.suite(WITH_THE_LAB)

@@ -81,8 +81,8 @@ GO_PROGRAMS: Mapping[Part, GoProgram] = {
         "k8s.io/kubernetes/cmd/kube-apiserver",
         "k8s.io/kubernetes",
         "k8s.io/component-base/version.gitVersion",
-        # Compiled in two thirds of the time, and no program of the lab waits for it.
-        ("-gcflags=all=-N -l -dwarf=false",),
+        # Compiled in two thirds of the time, and as fast as the lab can tell.
+        ("-gcflags=k8s.io/...=-N -l -dwarf=false",),
     ),
 }
 MAVEN_GOALS = ("dependency:copy-dependencies", "-DincludeScope=runtime")
