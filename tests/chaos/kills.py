@@ -13,7 +13,7 @@ from tests.integration.support import Worker, until
 from workflows import steps
 from workflows.steps import Step
 
-DEADLINE, DRAIN_DEADLINE = "PT24S", "PT12S"
+DEADLINE, DRAIN_DEADLINE = "PT20S", "PT10S"
 """Long enough to get to the handover on a busy machine, short enough to wait for; the drain's is part of it."""
 TRIES = 3
 LOOKS = (steps.LEFTOVER, steps.MIRRORS, steps.PREFLIGHT)

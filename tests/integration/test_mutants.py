@@ -1,9 +1,8 @@
 """The proof can fail: with one step of the switchover missing, on the real lab, the checker must say so.
 
 Each worker here is the product's, with one step that does nothing (`mutant_worker`). What the product itself would
-have noticed is asserted too, where it has a word. `make test` runs the first of them, on the lab that all tests share;
-the others need one in ACL mode, because behind the authorizer's gates they would leave nothing open, and come with
-`make integration`.
+have noticed is asserted too, where it has a word. Most need a lab in ACL mode, because behind the authorizer's gates
+they would leave nothing open. `make integration` runs them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from lab.check.report import as_table
 from tests.integration.support import Stage, until
 from workflows import steps
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = [pytest.mark.timeout(420), pytest.mark.thorough]
 PLANTED = 10_000
 
 
@@ -49,7 +48,6 @@ async def test_with_the_drain_skipped_what_was_not_mirrored_is_missing(stage: St
     assert counts[Kind.OLD_ONLY] > 0
 
 
-@pytest.mark.thorough
 async def test_with_the_drain_skipped_the_last_records_of_both_sides_give_it_away(cooperative: Stage) -> None:
     """The same mistake, with the guard behind it: everything is as before."""
     stage = cooperative
@@ -73,7 +71,6 @@ async def test_with_the_drain_skipped_the_last_records_of_both_sides_give_it_awa
     await stage.clean()
 
 
-@pytest.mark.thorough
 async def test_with_the_reverse_seed_skipped_every_record_comes_back_a_second_time(cooperative: Stage) -> None:
     stage = cooperative
     here, there = stage.here(), stage.there()
@@ -86,7 +83,6 @@ async def test_with_the_reverse_seed_skipped_every_record_comes_back_a_second_ti
     assert checked.verdict.counts[Kind.DUPLICATED] >= 1000
 
 
-@pytest.mark.thorough
 async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(cooperative: Stage) -> None:
     """The same mistake, with the guard behind it: nothing is copied back, and the run waits for a person."""
     stage = cooperative
@@ -106,7 +102,6 @@ async def test_with_the_reverse_seed_skipped_the_start_refuses_by_itself(coopera
     await stage.clean()
 
 
-@pytest.mark.thorough
 async def test_with_the_fence_skipped_a_producer_that_stays_is_lost_and_reported(cooperative: Stage) -> None:
     """Slow enough to slip between the cut and the last look; a faster one would keep the handover from happening."""
     stage = cooperative
@@ -129,7 +124,6 @@ async def test_with_the_fence_skipped_a_producer_that_stays_is_lost_and_reported
     assert counts[Kind.OLD_ONLY] > 0
 
 
-@pytest.mark.thorough
 async def test_with_the_fence_skipped_and_traffic_flowing_there_is_never_a_handover(cooperative: Stage) -> None:
     """What stands behind the fence: the last look sees every record that came after the cut."""
     stage = cooperative

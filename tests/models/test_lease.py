@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
@@ -36,8 +37,7 @@ class Renewal(NamedTuple):
     wrote: StoredLease | None = None
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """`now` is always 0: times in it are shifted at each tick, and cut off where they make no difference any more."""
 
     store: StoredLease
@@ -66,6 +66,7 @@ class Variant:
     """Brokers close by themselves; without it only the agent's word closes them."""
 
 
+@cache
 def timing(variant: Variant) -> LeaseTiming:
     """The arithmetic in ticks. Not validated: wrong variants are what this is for."""
     return LeaseTiming.model_construct(
@@ -96,7 +97,7 @@ def steps(world: World, variant: Variant) -> Iterator[tuple[str, World]]:
                 wrote = StoredLease(tenure.renewal(world.store.record), world.store.revision + 1)
                 yield (
                     f"{site}'s renewal commits",
-                    put(replace(world, store=wrote), "renewals", n, renewal._replace(wrote=wrote)),
+                    put(world._replace(store=wrote), "renewals", n, renewal._replace(wrote=wrote)),
                 )
         else:
             yield f"the answer to {site} is lost", put(world, "renewals", n, None)
@@ -117,7 +118,7 @@ def steps(world: World, variant: Variant) -> Iterator[tuple[str, World]]:
         if world.pauses[n] is not None:
             overlap = f"a write was appended at {site} while {SITES[1 - n]} permits writes"
             appended = overlap if world.markers[1 - n] > 0 else ""
-            yield f"it is appended at {site}", replace(put(world, "pauses", n, None), appended=appended)
+            yield f"it is appended at {site}", put(world, "pauses", n, None)._replace(appended=appended)
 
 
 def takes_over(world: World, n: int, variant: Variant, limits: LeaseTiming) -> Iterator[tuple[str, World]]:
@@ -128,7 +129,7 @@ def takes_over(world: World, n: int, variant: Variant, limits: LeaseTiming) -> I
     if tenure.may_take_over(agent, 0, limits) or gone:
         taken = tenure.takeover(world.store.record, site, 0).model_copy(update={"phase": Phase.OPEN})
         stored = StoredLease(taken, world.store.revision + 1)
-        after = replace(world, store=stored, renewals=(world.renewals[0], world.renewals[1]))
+        after = world._replace(store=stored)
         yield f"{site} takes the lease over", put(after, "agents", n, tenure.committed(agent, stored, 0, 0))
 
 
@@ -138,8 +139,7 @@ def later(world: World, variant: Variant) -> World:
     def back(moment: float, keep: int) -> float:
         return moment - 1 if moment - 1 >= -keep else NEVER
 
-    return replace(
-        world,
+    return world._replace(
         agents=tuple(
             replace(a, since=max(a.since - 1, -variant.wait), proven=back(a.proven, VALIDITY)) for a in world.agents
         ),
@@ -174,7 +174,7 @@ def put(world: World, field: str, n: int, value: object) -> World:
     pair = list(getattr(world, field))
     pair[n] = value
     change: dict[str, Any] = {field: tuple(pair)}
-    return replace(world, **change)
+    return world._replace(**change)
 
 
 def wrong(world: World) -> str:
