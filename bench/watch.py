@@ -43,7 +43,7 @@ SITES = ("dc-a", "dc-b")
 BUSY_SCOPES = 10
 """Into so many scopes changes are injected, one after another in each."""
 GIVE_UP_S = 600.0
-GRACE, STOP_S = timedelta(seconds=10), 60.0
+STOP_S = 60.0
 RPC = timedelta(seconds=60)
 """For one answer of the server."""
 
@@ -188,7 +188,7 @@ async def measure(
             max_concurrent_activities=assembly.STEPS_AT_ONCE + assembly.WAITS_OF_A_SCOPE * watches,
             max_cached_workflows=2 * watches + 100,
             max_heartbeat_throttle_interval=timedelta(seconds=1),
-            graceful_shutdown_timeout=GRACE,  # as the product's: looks end by themselves when their worker stops
+            graceful_shutdown_timeout=assembly.GRACE,  # looks end by themselves when their worker stops
             interceptors=[StepInterceptor()],
         )
         await stack.enter_async_context(worker)

@@ -42,6 +42,8 @@ WORKFLOWS: list[type] = [
 ]
 STEPS_AT_ONCE, WAITS_OF_A_SCOPE = 100, 3
 """A scope may have a watch, a wait for an operation's end and one for its old side under way, for days."""
+GRACE = timedelta(seconds=10)
+"""For what is under way when a worker is told to stop; then it is cancelled, and another worker does it again."""
 
 Looked = Callable[[str], None]
 
@@ -131,7 +133,7 @@ def build_worker(
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         max_concurrent_activities=STEPS_AT_ONCE + WAITS_OF_A_SCOPE * len(directory.names()),
         max_cached_workflows=1000 + len(directory.names()),
-        graceful_shutdown_timeout=timedelta(seconds=10),
+        graceful_shutdown_timeout=GRACE,
     )
 
 
@@ -152,5 +154,5 @@ def build_site_worker(
         interceptors=[StepInterceptor(failpoints)],
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         max_concurrent_activities=STEPS_AT_ONCE + len(directory.names()),
-        graceful_shutdown_timeout=timedelta(seconds=10),
+        graceful_shutdown_timeout=GRACE,
     )
