@@ -1,7 +1,9 @@
-"""What an agent does for the mirror towards its data center: let its tasks in again that the gate had shut out.
+"""What an agent does for the mirror towards its data center: start again what died of something that has passed.
 
 The mirror's gate closes wherever the lease cannot be confirmed. Connect's tasks take the refusal for final and stay
-FAILED, so the mirror would stand still after the lease is back until a person looks.
+FAILED, so the mirror would stand still after the lease is back until a person looks. The same goes for a transaction
+that the broker and the task's producer do not agree on: a new producer begins with a clean one, and with exactly-once
+the task goes on where its last commit ended.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from dcdr.ports import MirrorControl
 log = logging.getLogger("dcdr.mirror")
 
 LOOK_SECONDS = 15.0
-REFUSAL = "AuthorizationException"
-"""In a task's trace: every refusal of an authorizer ends in this word (Kafka 4.3.1,
-`org.apache.kafka.common.errors`)."""
+PASSING = ("AuthorizationException", "InvalidTxnStateException")
+"""In a task's trace (Kafka 4.3.1, `org.apache.kafka.common.errors`): every refusal of an authorizer ends in the first;
+the second met a task half a second after its start, whose commit found its transaction committed already."""
 
 
 class MirrorKeeper:
-    """Restarts what the gate had shut out of `connectors`, which `connect` runs, while `keeper` lets the mirror in.
+    """Restarts what a restart mends of `connectors`, which `connect` runs, while `keeper` lets the mirror in.
 
     What failed for another reason is left as it is: that is for people, and preflight names it.
     """
@@ -37,7 +39,7 @@ class MirrorKeeper:
         await for_ever(self.look, LOOK_SECONDS, log, f"{self._dc}: the mirror was not looked at")
 
     async def look(self) -> None:
-        """Restart once what was shut out. An operation has the connectors to itself: nothing is done while one runs.
+        """Restart once what failed in passing. An operation has the connectors to itself: nothing is done meanwhile.
 
         Raises: DcdrError when Connect cannot be asked; looking again goes on.
         """
@@ -46,11 +48,11 @@ class MirrorKeeper:
             return
         known = await self._connect.connectors()
         for name in self._connectors:
-            if name in known and shut_out(known[name]):
-                log.warning("%s: %s was shut out while the lease was not confirmed: restarting it", self._dc, name)
+            if name in known and (why := passed(known[name])):
+                log.warning("%s: %s failed with %s: restarting it", self._dc, name, why)
                 await self._connect.restart(name, only_failed=True)
 
 
-def shut_out(connector: Connector) -> bool:
-    """Whether an authorizer's refusal made `connector` or a task of it fail. One that is stopped is left alone."""
-    return connector.failed and REFUSAL in connector.trace
+def passed(connector: Connector) -> str | None:
+    """Which of `PASSING` made `connector` or a task of it fail, if any. One that is stopped is left alone."""
+    return next((why for why in PASSING if why in connector.trace), None) if connector.failed else None

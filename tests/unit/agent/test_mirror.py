@@ -64,6 +64,13 @@ async def test_nothing_is_restarted_while_the_lease_is_not_confirmed(shut: Calla
     assert not left.running
 
 
+async def test_a_task_whose_transaction_its_broker_had_ended_runs_again(shut: Callable[..., Shut]) -> None:
+    left = shut(trace="Caused by: org.apache.kafka.common.errors.InvalidTxnStateException: in an invalid state")
+    await left.keeper.beat(True)
+    await left.mirror.look()
+    assert left.running
+
+
 async def test_another_failure_is_left_for_people(shut: Callable[..., Shut]) -> None:
     left = shut(trace="org.apache.kafka.common.errors.RecordTooLargeException: too large")
     await left.keeper.beat(True)
