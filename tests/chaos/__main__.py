@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -56,17 +57,21 @@ async def play_all(names: Sequence[str], shard: str, folder: Path, lab: str, kin
     rows = {row.name: row for row in MATRIX}
     fence, automatic = kind
     stage = await Stage.open(lab, fence=fence, automatic=automatic)
-    for number, name in enumerate(names, 1):
-        if results.code() != code:
-            say(f"the code is not {code} any more: what comes would not count. Run again")
-            return
-        stage.spoiled |= len(stage.runs) >= FRESH_EVERY
-        await ready(stage)
-        result = await play(stage, rows[name], results.commit())
-        results.append(folder, shard, result)
-        say(f"{number}/{len(names)} {'ok' if result.ok else 'FAILED'} {name} ({result.seconds:.0f} s) {result.fired}")
-        if result.error:
-            say("  " + result.error.replace("\n", "\n  "))
+    try:
+        for number, name in enumerate(names, 1):
+            if results.code() != code:
+                say(f"the code is not {code} any more: what comes would not count. Run again")
+                return
+            stage.spoiled |= len(stage.runs) >= FRESH_EVERY
+            await ready(stage)
+            result = await play(stage, rows[name], results.commit())
+            results.append(folder, shard, result)
+            word = "ok" if result.ok else "FAILED"
+            say(f"{number}/{len(names)} {word} {name} ({result.seconds:.0f} s) {result.fired}")
+            if result.error:
+                say("  " + result.error.replace("\n", "\n  "))
+    finally:
+        stage.end_workers()  # one that is left would serve the next lab of this name
 
 
 def say(line: str) -> None:
@@ -98,6 +103,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, as by Ctrl-C
     names = [row.name for row in MATRIX if re.search(given.only, row.name)]
     names = results.shard_of(names, given.number, given.count)
     if not names:
@@ -118,6 +124,9 @@ def main() -> int:
             asyncio.run(play_all(chosen, f"shard-{given.number}-of-{given.count}", folder, lab, kind, code))
         except LabError as error:
             say(f"the lab is lost: {error}")
+        except KeyboardInterrupt:
+            say("stopped: run again to go on")
+            return 1
         finally:
             if not given.keep:
                 with contextlib.suppress(LabError):  # it may be lost
