@@ -83,7 +83,7 @@ def test_a_fence_that_opens_again_is_survived_on_the_same_side(world: Pair, runs
     with Load(world.load_config(runs / "abort")) as load:
         load.wait_for_acks(ACKS // 4)
         world.close()
-        load.wait_until(lambda live: live["refused"] > 5, MOVE_S, "refusals")
+        load.wait_until(lambda live: live["refused"] > 0, MOVE_S, "refusals")  # then each producer only asks for its id
         world.allow_again(world.active)
         load.wait_for_acks(ACKS // 4)
     assert load.summary["outages"] == []
