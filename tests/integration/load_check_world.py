@@ -39,6 +39,8 @@ TOPICS = {
     "profiles": (2, Kind.COMPACTED),
     "payments": (2, Kind.TRANSACTIONAL),
 }
+PLAIN = sum(kind is not Kind.TRANSACTIONAL for _, kind in TOPICS.values())
+"""Topics, and so producers, without transactions."""
 GROUPS = {"live": GroupRole.LIVE, "lag": GroupRole.LAG, "parked": GroupRole.PARKED}
 LOAD_USER = "load"
 CALL_S = 10.0
